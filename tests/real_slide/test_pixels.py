@@ -1,0 +1,87 @@
+"""Our pixels are OpenSlide's, and both readers agree, on every real slide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+
+from tiling import level_array, open_slide
+
+SLIDES = [
+    "CMU-1-Small-Region.svs",
+    "CMU-1-Small-Region.jpeg.tiff",
+    "boxes.tiff",
+    "small.svs",
+    "boxes_dicom/boxes_0.dcm",
+    "boxes_dicom/boxes_1.dcm",
+]
+TIFFS = SLIDES[:4]
+
+
+def random_regions(slide: openslide.OpenSlide, level: int, count: int) -> list[tuple[int, ...]]:
+    """Return x0, y0 and size of regions, some of which reach over the slide's edges."""
+    rng = np.random.default_rng(level)
+    width, height = slide.dimensions
+    return [
+        (int(x), int(y), int(w), int(h))
+        for x, y, w, h in zip(
+            rng.integers(-40, width + 20, count),
+            rng.integers(-40, height + 20, count),
+            rng.integers(1, 300, count),
+            rng.integers(1, 300, count),
+            strict=True,
+        )
+    ]
+
+
+@pytest.mark.parametrize("name", SLIDES)
+def test_a_hundred_random_regions_of_every_level_equal_openslides(
+    real_slides: Path, name: str
+) -> None:
+    with (
+        openslide.OpenSlide(real_slides / name) as theirs,
+        open_slide(real_slides / name, reader="openslide") as ours,
+    ):
+        assert ours.level_sizes == theirs.level_dimensions
+        for level in range(theirs.level_count):
+            for x0, y0, width, height in random_regions(theirs, level, 100):
+                rgba = np.asarray(theirs.read_region((x0, y0), level, (width, height)))
+                found = ours.read_region((x0, y0), level=level, size=(width, height))
+                opaque = rgba[..., 3] == 255
+                assert np.array_equal(found[opaque], rgba[opaque][:, :3])
+                assert (found[rgba[..., 3] == 0] == 255).all()
+
+
+@pytest.mark.parametrize("name", SLIDES)
+def test_lazy_levels_equal_openslides(real_slides: Path, name: str) -> None:
+    with openslide.OpenSlide(real_slides / name) as theirs, open_slide(real_slides / name) as ours:
+        for level, size in enumerate(theirs.level_dimensions):
+            expected = np.asarray(theirs.read_region((0, 0), level, size).convert("RGB"))
+            assert np.array_equal(level_array(ours, level).compute(), expected)
+
+
+@pytest.mark.parametrize("name", TIFFS)
+def test_tiffslide_and_openslide_agree(real_slides: Path, name: str) -> None:
+    """Level 0, exactly: both decode with libjpeg-turbo at full resolution."""
+    with (
+        open_slide(real_slides / name, reader="openslide") as one,
+        open_slide(real_slides / name, reader="tiffslide") as other,
+    ):
+        assert one.level_sizes == other.level_sizes
+        first = one.read_region((0, 0), level=0, size=one.size)
+        second = other.read_region((0, 0), level=0, size=one.size)
+    assert np.array_equal(first, second)
+
+
+def test_the_implausible_pixel_size_is_stated_and_refused(real_slides: Path) -> None:
+    from tiling.errors import ImplausibleMppError
+
+    with open_slide(real_slides / "CMU-1-Small-Region.jpeg.tiff") as slide:
+        assert slide.mpp == pytest.approx((0.00499, 0.00499))
+        with pytest.raises(ImplausibleMppError, match=r"0\.00499 .*allowed 0\.05 to 20"):
+            slide.require_mpp()
+    with open_slide(real_slides / "CMU-1-Small-Region.jpeg.tiff", mpp=0.499) as slide:
+        assert slide.require_mpp() == (0.499, 0.499)

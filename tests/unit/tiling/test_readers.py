@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.reader_contract import ReaderContract
+from tiling import open_slide
+from tiling.errors import SlideOpenError, SlideReadError
+
+
+class TestOpenSlideReader(ReaderContract):
+    reader = "openslide"
+
+
+class TestTiffSlideReader(ReaderContract):
+    reader = "tiffslide"
+
+
+def test_auto_prefers_openslide(coded_path: Path) -> None:
+    with open_slide(coded_path) as slide:
+        assert slide.reader == "openslide"
+
+
+def test_auto_takes_tiffslide_for_urls(coded_path: Path) -> None:
+    with open_slide(f"file://{coded_path}") as slide:
+        assert slide.reader == "tiffslide"
+        assert slide.read_region((257, 3), level=0, size=(1, 1))[0, 0].tolist() == [1, 3, 7]
+
+
+def test_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SlideOpenError, match="no such file"):
+        open_slide(tmp_path / "nothing.svs")
+
+
+def test_unknown_reader_names_the_choices(coded_path: Path) -> None:
+    with pytest.raises(ValueError, match="choose from auto, openslide, tiffslide"):
+        open_slide(coded_path, reader="bioformats")
+
+
+@pytest.mark.parametrize("name", ["broken.svs", "unopenable.tiff"])
+def test_broken_slides_do_not_open(real_slides: Path, name: str) -> None:
+    with pytest.raises(SlideOpenError, match=name):
+        open_slide(real_slides / "broken" / name)
+
+
+def test_unreadable_slide_opens_and_every_read_raises(real_slides: Path) -> None:
+    """OpenSlide: after the first error the handle is unusable; ours is opened anew."""
+    with open_slide(real_slides / "broken" / "unreadable.svs") as slide:
+        for _ in range(2):
+            with pytest.raises(SlideReadError, match="unreadable.svs"):
+                slide.read_region((0, 0), level=0, size=(16, 16))
+
+
+def test_associated_images(real_slides: Path) -> None:
+    with open_slide(real_slides / "CMU-1-Small-Region.svs") as slide:
+        assert slide.associated_names == ("label", "macro", "thumbnail")
+        assert slide.read_associated("label").shape == (463, 387, 3)
+        with pytest.raises(ValueError, match="label, macro, thumbnail"):
+            slide.read_associated("photo")

@@ -1,0 +1,52 @@
+"""Slides, tissue, tiles and the slide store. Names load on first use: importing is cheap."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tiling.errors import SlideError, StoreError, WSIError
+    from tiling.grid import TileGrid, TileSpec, tile_grid
+    from tiling.slide import Slide, open_slide
+    from tiling.store import SlideStore, open_store
+    from tiling.tiles import level_array, tile_array
+    from tiling.tissue import TissueMask, tissue_mask
+
+_HOMES = {
+    "Slide": "slide",
+    "SlideError": "errors",
+    "SlideStore": "store",
+    "StoreError": "errors",
+    "TileGrid": "grid",
+    "TileSpec": "grid",
+    "TissueMask": "tissue",
+    "WSIError": "errors",
+    "level_array": "tiles",
+    "open_slide": "slide",
+    "open_store": "store",
+    "tile_array": "tiles",
+    "tile_grid": "grid",
+    "tissue_mask": "tissue",
+}
+
+__all__ = [
+    "Slide",
+    "SlideError",
+    "SlideStore",
+    "StoreError",
+    "TileGrid",
+    "TileSpec",
+    "TissueMask",
+    "WSIError",
+    "level_array",
+    "open_slide",
+    "open_store",
+    "tile_array",
+    "tile_grid",
+    "tissue_mask",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,77 @@
+"""Rectangles and tile positions, in level-0 pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Rectangle in level-0 pixels; `x0`, `y0` is its top left pixel."""
+
+    x0: int
+    y0: int
+    width: int
+    height: int
+
+    def level_slices(self, downsample: float) -> tuple[slice, slice]:
+        """Return (rows, columns) into a level's array; edges rounded half up, shared by neighbours.
+
+        Rounded, not floored: pyramids state downsamples such as 4.00012 for 4.
+
+        Examples
+        --------
+        >>> Region(8, 0, 8, 8).level_slices(4.00012)
+        (slice(0, 2, None), slice(2, 4, None))
+        """
+
+        def edge(position: int) -> int:
+            return math.floor(position / downsample + 0.5)
+
+        rows = slice(edge(self.y0), edge(self.y0 + self.height))
+        columns = slice(edge(self.x0), edge(self.x0 + self.width))
+        return rows, columns
+
+
+def tile_starts(
+    length: int, tile: int, stride: int, *, overhang: bool = False
+) -> NDArray[np.int64]:
+    """Return the start of every tile along one axis.
+
+    Parameters
+    ----------
+    length
+        Axis length, level-0 px; may be smaller than `tile`.
+    tile, stride
+        Tile edge and step, level-0 px, both > 0.
+    overhang
+        Also return the starts of tiles that reach over the end, until every pixel is covered.
+
+    Returns
+    -------
+    Ascending starts, shape ``(n,)``; empty if no whole tile fits and none may overhang.
+
+    Raises
+    ------
+    ValueError
+        `tile` or `stride` is not positive.
+
+    Examples
+    --------
+    >>> tile_starts(10, tile=4, stride=3).tolist()
+    [0, 3, 6]
+    >>> tile_starts(11, tile=4, stride=4).tolist()
+    [0, 4]
+    >>> tile_starts(11, tile=4, stride=4, overhang=True).tolist()
+    [0, 4, 8]
+    """
+    if tile <= 0 or stride <= 0:
+        raise ValueError(f"tile={tile}, stride={stride}: both must be positive")
+    whole = max((length - tile) // stride + 1, 0)
+    covered = (whole - 1) * stride + tile if whole else 0
+    extra = math.ceil((length - covered) / stride) if overhang and covered < length else 0
+    return np.arange(whole + extra, dtype=np.int64) * stride

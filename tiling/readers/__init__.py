@@ -1,0 +1,1 @@
+"""Slide libraries behind one interface; nothing outside this folder imports them."""

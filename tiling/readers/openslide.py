@@ -1,0 +1,101 @@
+"""OpenSlide: SVS, NDPI, MIRAX, SCN, BIF, DICOM, generic tiled TIFF and more, from local files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from tiling.errors import SlideOpenError, SlideReadError
+from tiling.readers.base import Reader, UnsupportedSlideError, rgb_over_white
+
+CACHE_BYTES = 64 << 20
+"""Decoded tiles kept for all open slides of a process together."""
+
+_cache = openslide.OpenSlideCache(CACHE_BYTES)
+
+
+class OpenSlideReader(Reader):
+    """A slide opened by OpenSlide; safe to read from several threads."""
+
+    name: ClassVar[str] = "openslide"
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._slide = self._open_handle()
+        self._properties = dict(self._slide.properties)
+
+    @classmethod
+    def open(cls, path: str, storage_options: Mapping[str, Any]) -> OpenSlideReader:
+        return cls(path)
+
+    @classmethod
+    def version(cls) -> str:
+        return f"openslide {openslide.__library_version__}"
+
+    @property
+    def level_sizes(self) -> tuple[tuple[int, int], ...]:
+        return tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        return tuple(float(d) for d in self._slide.level_downsamples)
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        return self._properties
+
+    @property
+    def vendor(self) -> str:
+        return self._properties.get(openslide.PROPERTY_NAME_VENDOR, "")
+
+    @property
+    def associated_names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._slide.associated_images))
+
+    def read_region(
+        self, location: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        slide = self._slide
+        try:
+            image = slide.read_region(location, level, size)
+        except openslide.OpenSlideError as err:
+            self._replace_handle(slide)
+            raise SlideReadError(
+                f"{self._path}: level {level}, {size[0]} x {size[1]} px at {location}: {err}"
+            ) from err
+        return rgb_over_white(np.asarray(image))
+
+    def read_associated(self, name: str) -> NDArray[np.uint8]:
+        try:
+            return rgb_over_white(np.asarray(self._slide.associated_images[name]))
+        except openslide.OpenSlideError as err:
+            self._replace_handle(self._slide)
+            raise SlideReadError(f"{self._path}: associated image {name!r}: {err}") from err
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def _open_handle(self) -> openslide.OpenSlide:
+        try:
+            handle = openslide.OpenSlide(self._path)
+        except openslide.OpenSlideUnsupportedFormatError as err:
+            raise UnsupportedSlideError("OpenSlide does not know this format") from err
+        except openslide.OpenSlideError as err:
+            raise SlideOpenError(f"{self._path}: OpenSlide: {err}") from err
+        handle.set_cache(_cache)
+        return handle
+
+    def _replace_handle(self, poisoned: openslide.OpenSlide) -> None:
+        """Open the file anew: after its first error an OpenSlide handle fails for ever.
+
+        The poisoned handle is left to the garbage collector: other threads may still be in it.
+        """
+        with self._lock:
+            if self._slide is poisoned:
+                self._slide = self._open_handle()

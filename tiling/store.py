@@ -1,0 +1,564 @@
+"""The slide store: one Zarr v3 group per slide, where all stages meet.
+
+A stage reads what an earlier stage wrote and adds nodes of its own; it never rewrites another's.
+Rows of a node are written in blocks, and a block is done when its chunk exists, so that any stage
+resumes after a kill. The layout is described in ``docs/architecture.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from numpy.typing import DTypeLike, NDArray
+from zarr.codecs import BloscCodec
+from zarr.core.sync import sync
+from zarr.errors import GroupNotFoundError
+from zarr.storage import LocalStore
+
+from tiling.errors import (
+    MissingNodeError,
+    StoreMismatchError,
+    StoreOpenError,
+    StoreSchemaError,
+)
+from tiling.grid import TileGrid, TileSpec
+from tiling.readers.registry import is_url
+from tiling.slide import Slide, Source, read_source
+from tiling.tiles import TileGeometry, TileStatus
+from tiling.tissue import TissueMask
+
+SCHEMA_VERSION = 1
+ATTRIBUTES = "wsi_pipeline"
+"""Key of our attributes on a group or array; other tools' keys (``ome``) stand beside it."""
+GROUPS = ("grid", "embeddings", "status", "predictions", "heatmaps")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A node of one row per tile and the status beside it, both written block by block."""
+
+    name: str
+    data: zarr.Array[Any]
+    status: zarr.Array[Any]
+    block: int
+
+    def __len__(self) -> int:
+        return int(self.data.shape[0])
+
+    @property
+    def attrs(self) -> Json:
+        """What the stage recorded."""
+        return _attributes(self.data)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the stage said that it finished; never guessed from chunks."""
+        return bool(self.attrs.get("complete"))
+
+    def rows_of(self, block: int) -> slice:
+        """Return the rows of a block."""
+        return slice(block * self.block, min((block + 1) * self.block, len(self)))
+
+    def missing_blocks(self) -> list[int]:
+        """Return the blocks whose chunk was never written, ascending."""
+        written = _keys(self.data)
+        tail = (0,) * (self.data.ndim - 1)
+        blocks = range(-(-len(self) // self.block))
+        return [b for b in blocks if self._chunk_key((b, *tail)) not in written]
+
+    def write(self, block: int, data: NDArray[Any], status: NDArray[np.uint8]) -> None:
+        """Write a whole block: the status first, since the data's chunk says that both are there.
+
+        Raises
+        ------
+        OSError
+            No space or no permission; what was written before stays valid.
+        """
+        rows = self.rows_of(block)
+        self.status[rows] = status
+        self.data[rows] = data
+
+    def finish(self, **attributes: Any) -> None:
+        """Record that every block is written, with the stage's own `attributes`."""
+        missing = self.missing_blocks()
+        if missing:
+            raise StoreMismatchError(f"{self.name}: {len(missing)} blocks are not written yet")
+        _update_attributes(self.data, {**attributes, "complete": True})
+
+    def _chunk_key(self, coordinates: tuple[int, ...]) -> str:
+        key = self.data.metadata.encode_chunk_key(coordinates)
+        return f"{self.data.path}/{key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one model said of one slide.
+
+    Attributes
+    ----------
+    scores
+        Probability of each class, in the model's order.
+    attention
+        float32, shape ``(N,)``: attention of each tile to the predicted class, sums to 1 over the
+        tiles in the bag; NaN for tiles that were left out.
+    attrs
+        The model's identity and all else that was recorded.
+    """
+
+    name: str
+    scores: dict[str, float]
+    attention: NDArray[np.float32]
+    attrs: Json
+
+    @property
+    def label(self) -> str:
+        """The class of the highest score."""
+        return max(self.scores, key=lambda name: self.scores[name])
+
+
+class SlideStore:
+    """One slide's store; made by :func:`create_store`, opened by :func:`open_store`."""
+
+    def __init__(self, group: zarr.Group, path: str) -> None:
+        self._group = group
+        self.path = path
+        self.attrs: Json = _attributes(group)
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's unique name in its run."""
+        return str(self.attrs["slide_id"])
+
+    @property
+    def source(self) -> Source:
+        """Identity of the slide file."""
+        return Source(**self.attrs["source"])
+
+    @property
+    def slide_path(self) -> str:
+        """Where the slide was when the store was made."""
+        return str(self.attrs["slide"]["path"])
+
+    @property
+    def slide_size(self) -> tuple[int, int]:
+        """(width, height) of level 0."""
+        return int(self.attrs["slide"]["width"]), int(self.attrs["slide"]["height"])
+
+    @property
+    def slide_mpp(self) -> tuple[float, float]:
+        """Pixel size (x, y) at level 0 that the tiles were laid with, µm."""
+        return float(self.attrs["slide"]["mpp_x"]), float(self.attrs["slide"]["mpp_y"])
+
+    @property
+    def spec(self) -> TileSpec:
+        """What a tile is."""
+        return TileSpec(**self.attrs["tiles"]["spec"])
+
+    @property
+    def grid(self) -> TileGrid:
+        """The tiles, as :func:`tiling.tile_grid` returned them."""
+        tiles = self.attrs["tiles"]
+        return TileGrid(
+            spec=self.spec,
+            coords=self._read("grid/coords"),
+            tissue_fraction=self._read("grid/tissue_fraction"),
+            extent=(tiles["extent"][0], tiles["extent"][1]),
+            stride=(tiles["stride"][0], tiles["stride"][1]),
+            slide_size=self.slide_size,
+            slide_mpp=self.slide_mpp,
+            candidates=tiles["candidates"],
+            reason=tiles["reason"],
+        )
+
+    @property
+    def geometry(self) -> TileGeometry:
+        """What reading this store's tiles needs to know."""
+        return TileGeometry.of(self.grid)
+
+    def __len__(self) -> int:
+        return int(self.attrs["tiles"]["count"])
+
+    def __repr__(self) -> str:
+        return f"<SlideStore {self.slide_id}: {len(self)} tiles>"
+
+    def create_rows(
+        self,
+        name: str,
+        *,
+        row_shape: tuple[int, ...],
+        dtype: DTypeLike,
+        block: int,
+        fill: float,
+        attrs: Json,
+        lossless: bool = False,
+    ) -> Rows:
+        """Create the node `name` (``tiles`` or ``embeddings/<name>``), or open it to go on.
+
+        Parameters
+        ----------
+        row_shape
+            Shape of one tile's row.
+        block
+            Rows written together; one chunk, or one shard if `lossless`.
+        fill
+            Value of what is not written.
+        attrs
+            What the node was made with. A node that exists must have been made with the same.
+        lossless
+            Store images: one chunk per row, compressed by LZ4, a block of them in one shard.
+
+        Raises
+        ------
+        StoreMismatchError
+            The node exists and was made with other attributes.
+        """
+        status_name = f"status/{name.rpartition('/')[2]}"
+        if name not in self._group:
+            shape = (len(self), *row_shape)
+            chunks = (1 if lossless else block, *row_shape)
+            # The status is created first: a node that exists always has one.
+            self._group.create_array(
+                status_name, shape=shape[:1], dtype=np.uint8, chunks=(block,), fill_value=0,
+                overwrite=True,
+            )  # fmt: skip
+            self._group.create_array(
+                name,
+                shape=shape,
+                dtype=dtype,
+                chunks=chunks,
+                shards=(block, *row_shape) if lossless else None,
+                compressors=BloscCodec(cname="lz4", shuffle="noshuffle") if lossless else "auto",
+                fill_value=fill,
+                attributes={ATTRIBUTES: {**attrs, "block": block}},
+            )
+        rows = self.rows(name)
+        recorded = {key: rows.attrs.get(key) for key in attrs}
+        wanted = _as_json(attrs)
+        if recorded != wanted:
+            changed = [key for key in wanted if recorded[key] != wanted[key]]
+            raise StoreMismatchError(
+                f"{self.slide_id}: {name} was made with other {', '.join(changed)} "
+                f"({recorded[changed[0]]!r}, now {wanted[changed[0]]!r}); use another output folder"
+            )
+        return rows
+
+    def rows(self, name: str) -> Rows:
+        """Return the node `name`, finished or not.
+
+        Raises
+        ------
+        MissingNodeError
+            There is none.
+        """
+        if name not in self._group:
+            raise MissingNodeError(f"{self.slide_id}: the store holds no {name}")
+        data = self._array(name)
+        status = self._array(f"status/{name.rpartition('/')[2]}")
+        return Rows(name, data, status, int(_attributes(data)["block"]))
+
+    def embedding_names(self) -> list[str]:
+        """Return the names of the finished embeddings, sorted."""
+        names = _children(self._group, "embeddings")
+        return [n for n in names if self.rows(f"embeddings/{n}").is_complete]
+
+    def embeddings(self, name: str | None = None) -> Rows:
+        """Return finished embeddings by full name, by slug, or the only ones.
+
+        Raises
+        ------
+        MissingNodeError
+            There are none of that name, or several and the name does not tell them apart.
+        """
+        full = self._full_name("embeddings", name, self.embedding_names())
+        return self.rows(f"embeddings/{full}")
+
+    def prediction_names(self) -> list[str]:
+        """Return the names of the finished predictions, sorted."""
+        names = _children(self._group, "predictions")
+        groups = {n: cast(zarr.Group, self._group[f"predictions/{n}"]) for n in names}
+        return [n for n, group in groups.items() if _attributes(group).get("complete")]
+
+    def prediction(self, name: str | None = None) -> Prediction:
+        """Return a prediction by full name, by slug, or the only one.
+
+        Raises
+        ------
+        MissingNodeError
+            There is none of that name, or several and the name does not tell them apart.
+        """
+        full = self._full_name("predictions", name, self.prediction_names())
+        attrs = _attributes(cast(zarr.Group, self._group[f"predictions/{full}"]))
+        return Prediction(
+            full,
+            {str(k): float(v) for k, v in attrs["scores"].items()},
+            self._read(f"predictions/{full}/attention"),
+            attrs,
+        )
+
+    def write_prediction(
+        self,
+        name: str,
+        *,
+        scores: Mapping[str, float],
+        attention: NDArray[np.float32],
+        attrs: Json,
+    ) -> Prediction:
+        """Write what a model said; its name holds the model's hash, so the same name is the same.
+
+        `attention` has shape ``(N,)``, NaN for tiles that were left out of the bag.
+        """
+        if attention.shape != (len(self),):
+            raise ValueError(f"attention has shape {attention.shape}, the store {len(self)} tiles")
+        group = self._group.require_group(f"predictions/{name}")
+        self._write(f"predictions/{name}/attention", attention.astype(np.float32), fill=np.nan)
+        recorded = {**attrs, "scores": dict(scores), "complete": True}
+        group.attrs[ATTRIBUTES] = _as_json(recorded)
+        return self.prediction(name)
+
+    def image_group(self, name: str) -> zarr.Group:
+        """Return the group ``heatmaps/<name>``, made if there is none."""
+        return self._group.require_group(f"heatmaps/{name}")
+
+    def sweep(self) -> int:
+        """Remove what a killed writer left behind (``*.partial``); return how many files.
+
+        Call only as the store's one writer.
+        """
+        store = self._group.store
+        if not isinstance(store, LocalStore):
+            return 0
+        strays = list(store.root.rglob("*.partial"))
+        for stray in strays:
+            stray.unlink(missing_ok=True)
+        return len(strays)
+
+    def _full_name(self, kind: str, name: str | None, names: list[str]) -> str:
+        if name is not None and name in names:
+            return name
+        matching = [n for n in names if name is None or slug_of(n) == name]
+        if len(matching) == 1:
+            return matching[0]
+        wanted = f"{kind} called {name!r}" if name else kind
+        if not matching:
+            found = f"; it has {', '.join(names)}" if names else ""
+            raise MissingNodeError(f"{self.slide_id}: the store holds no finished {wanted}{found}")
+        raise MissingNodeError(
+            f"{self.slide_id}: several {kind} fit; name one of {', '.join(matching)}"
+        )
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        array = cast("zarr.Array[Any]", self._group[name])
+        return array.with_config({"write_empty_chunks": True, "order": "C"})
+
+    def _read(self, name: str) -> NDArray[Any]:
+        return np.asarray(self._array(name)[:])
+
+    def _write(self, name: str, values: NDArray[Any], *, fill: float) -> None:
+        array = self._group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=tuple(max(n, 1) for n in values.shape),
+            fill_value=fill,
+            overwrite=True,
+            config={"write_empty_chunks": True},
+        )
+        if values.size:
+            array[...] = values
+
+
+def open_store(path: str | Path) -> SlideStore:
+    """Open a slide store at a local path or URL.
+
+    Raises
+    ------
+    StoreOpenError
+        There is none, or its writer was killed before it was whole.
+    StoreSchemaError
+        It was written with a schema that this version does not read.
+    """
+    text = str(path)
+    try:
+        group = zarr.open_group(text, mode="r+", zarr_format=3)
+        attrs = _attributes(group)
+    except (GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError) as err:
+        raise StoreOpenError(f"{text}: no slide store here; make one with `wsi tile`") from err
+    version = attrs.get("schema_version")
+    if version is None:
+        raise StoreOpenError(f"{text}: not a whole slide store; run `wsi tile` again")
+    if version != SCHEMA_VERSION:
+        raise StoreSchemaError(
+            f"{text}: schema version {version}, this version reads {SCHEMA_VERSION}; "
+            "update wsi-pipeline or make the store anew"
+        )
+    return SlideStore(group, text)
+
+
+def create_store(
+    path: str | Path, slide: Slide, grid: TileGrid, mask: TissueMask, *, slide_id: str
+) -> SlideStore:
+    """Write a new store of `slide`'s tiles, in place of an unfinished one.
+
+    The attributes that make it a store are written last: a writer killed half-way leaves nothing
+    that :func:`open_store` would take for one.
+    """
+    text = str(path)
+    attrs = _store_attributes(slide, grid, mask, slide_id)
+    if not is_url(text) and Path(text).exists():
+        shutil.rmtree(text)  # an unfinished one: callers open a whole one instead
+    group = zarr.open_group(text, mode="w", zarr_format=3)
+    for name in GROUPS:
+        group.create_group(name)
+    store = SlideStore(group, text)
+    store._write("grid/coords", grid.coords, fill=0)
+    store._write("grid/tissue_fraction", grid.tissue_fraction, fill=np.nan)
+    group.attrs[ATTRIBUTES] = _as_json(attrs)
+    return open_store(text)
+
+
+def check_store(store: SlideStore, slide: Slide, spec: TileSpec) -> None:
+    """Make sure that `store` holds the tiles of `slide` by `spec`.
+
+    Raises
+    ------
+    StoreMismatchError
+        The file's bytes, its pixel size or a tile parameter changed; the message says which.
+    """
+    remedy = "use another output folder, or the parameters the store was made with"
+    source = read_source(slide.path, storage_options=dict(slide.ref.storage_options))
+    if source.quick_hash != store.source.quick_hash:
+        raise StoreMismatchError(
+            f"{store.slide_id}: the slide file is not the one the store was made from; {remedy}"
+        )
+    if slide.mpp != store.slide_mpp:
+        raise StoreMismatchError(
+            f"{store.slide_id}: mpp is {slide.mpp}, the store was made with {store.slide_mpp}; "
+            f"{remedy}"
+        )
+    wanted, recorded = spec.to_dict(), store.spec.to_dict()
+    for key, value in wanted.items():
+        if recorded[key] != value:
+            raise StoreMismatchError(
+                f"{store.slide_id}: {key} is {value}, the store was made with {recorded[key]}; "
+                f"{remedy}"
+            )
+
+
+def node_name(slug: str, identity: Json) -> str:
+    """Return ``<slug>-<8 hex digits>`` of what a node was made with.
+
+    Examples
+    --------
+    >>> node_name("ResNet 50", {"batch": 32})
+    'resnet-50-d02c5e1d'
+    """
+    text = json.dumps(_as_json(identity), sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^a-z0-9._-]+', '-', slug.lower()).strip('-.')}-{digest}"
+
+
+def slug_of(name: str) -> str:
+    """Return the slug of a node's full name.
+
+    Examples
+    --------
+    >>> slug_of("resnet-50-d02c5e1d")
+    'resnet-50'
+    """
+    return re.sub(r"-[0-9a-f]{8}$", "", name)
+
+
+def count_unreadable(status: NDArray[np.uint8]) -> int:
+    """Return how many tiles could not be decoded."""
+    return int((status == TileStatus.UNREADABLE).sum())
+
+
+def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: str) -> Json:
+    source = read_source(slide.path, storage_options=dict(slide.ref.storage_options))
+    path = slide.path if is_url(slide.path) else str(Path(slide.path).resolve())
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "slide_id": slide_id,
+        "source": asdict(source),
+        "slide": {
+            "path": path,
+            "width": slide.size[0],
+            "height": slide.size[1],
+            "mpp_x": grid.slide_mpp[0],
+            "mpp_y": grid.slide_mpp[1],
+            "mpp_source": slide.resolution.source,
+            "vendor": slide.vendor,
+            "reader": slide.reader,
+            "reader_version": slide.reader_version,
+            "levels": [
+                {"width": w, "height": h, "downsample": d}
+                for (w, h), d in zip(slide.level_sizes, slide.level_downsamples, strict=True)
+            ],
+            "warnings": list(slide.resolution.warnings),
+        },
+        "tissue": {**mask.parameters, "area_mm2": round(mask.area_mm2, 6)},
+        "tiles": {
+            "spec": grid.spec.to_dict(),
+            "count": len(grid),
+            "candidates": grid.candidates,
+            "extent": list(grid.extent),
+            "stride": list(grid.stride),
+            "effective_mpp": list(grid.effective_mpp),
+            "reason": grid.reason,
+        },
+    }
+
+
+def _attributes(node: zarr.Group | zarr.Array[Any]) -> Json:
+    found = node.attrs.asdict().get(ATTRIBUTES, {})
+    return cast(Json, found)
+
+
+def _update_attributes(array: zarr.Array[Any], changes: Json) -> None:
+    array.attrs[ATTRIBUTES] = _as_json({**_attributes(array), **changes})
+
+
+def _as_json(value: Json) -> Json:
+    """Return `value` as it reads back from JSON: tuples as lists, NumPy numbers refused."""
+    return cast(Json, json.loads(json.dumps(value, allow_nan=False)))
+
+
+def _children(group: zarr.Group, name: str) -> list[str]:
+    return sorted(cast(zarr.Group, group[name]).keys())
+
+
+def _keys(array: zarr.Array[Any]) -> set[str]:
+    """Return the store's keys below `array`."""
+
+    async def collect(keys: AsyncIterator[str]) -> set[str]:
+        return {key async for key in keys}
+
+    return sync(collect(array.store.list_prefix(f"{array.path}/")))
+
+
+def iter_stores(folder: str | Path) -> Iterator[SlideStore]:
+    """Open every whole store of a run's output folder, or of its ``stores`` folder, by name.
+
+    Raises
+    ------
+    StoreOpenError
+        There is no store in it.
+    """
+    root = Path(folder)
+    root = root / "stores" if (root / "stores").is_dir() else root
+    paths = sorted(root.glob("*.zarr"))
+    if not paths:
+        raise StoreOpenError(f"{folder}: no slide stores here; make them with `wsi embed`")
+    for path in paths:
+        yield open_store(path)

@@ -1,0 +1,118 @@
+"""Write pyramidal, tiled JPEG TIFF slides that OpenSlide, tiffslide and QuPath open."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+BIGTIFF_BYTES = 8 << 30
+"""Raw size from which offsets need 64 bits, with room to spare for poor compression."""
+
+
+class PixelSource(Protocol):
+    """Anything that slices like a ``(height, width, 3)`` uint8 array: NumPy, memmap, Zarr."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(height, width, 3)."""
+
+    def __getitem__(self, key: tuple[slice, slice], /) -> NDArray[np.uint8]:
+        """Return pixels."""
+
+
+def write_slide(
+    path: str | Path,
+    pixels: PixelSource,
+    *,
+    mpp: float | None,
+    downsamples: Sequence[int] = (1, 4, 16),
+    tile_px: int = 256,
+    quality: int = 80,
+    subsampling: tuple[int, int] = (2, 1),
+) -> Path:
+    """Write `pixels` as a tiled pyramid; memory does not grow with the slide.
+
+    Parameters
+    ----------
+    path
+        Where; an existing file is replaced once the new one is whole.
+    pixels
+        uint8 RGB, shape ``(height, width, 3)``; sliced tile by tile.
+    mpp
+        Pixel size in µm, written as TIFF resolution; None writes none.
+    downsamples
+        Whole numbers, ascending from 1; each level is the average of level 0.
+    tile_px
+        Stored tile edge, a multiple of 16.
+    quality, subsampling
+        JPEG quality (1 to 100) and chroma subsampling ((1, 1), (2, 1) or (2, 2)).
+
+    Raises
+    ------
+    ValueError
+        `pixels` is not RGB, or `downsamples` do not ascend from 1.
+    """
+    if len(pixels.shape) != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels has shape {tuple(pixels.shape)}: must be (height, width, 3)")
+    if list(downsamples) != sorted(set(downsamples)) or downsamples[0] != 1:
+        raise ValueError(f"downsamples={tuple(downsamples)}: must ascend from 1")
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    size = {} if mpp is None else {
+        "resolution": (1e4 / mpp, 1e4 / mpp),
+        "resolutionunit": tifffile.RESUNIT.CENTIMETER,
+    }  # fmt: skip
+    height, width = pixels.shape[:2]
+    try:
+        with tifffile.TiffWriter(partial, bigtiff=height * width * 3 > BIGTIFF_BYTES) as tiff:
+            for downsample in downsamples:
+                shape = (max(height // downsample, 1), max(width // downsample, 1), 3)
+                scaled = {k: _scaled(v, downsample) for k, v in size.items()}
+                tiff.write(
+                    _level_tiles(pixels, shape, downsample, tile_px),
+                    shape=shape,
+                    dtype=np.uint8,
+                    tile=(tile_px, tile_px),
+                    photometric="rgb",
+                    compression="jpeg",
+                    compressionargs={"level": quality},
+                    subsampling=subsampling,
+                    subfiletype=1 if downsample > 1 else 0,
+                    metadata=None,
+                    **scaled,
+                )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _scaled(value: Any, downsample: int) -> Any:
+    return tuple(v / downsample for v in value) if isinstance(value, tuple) else value
+
+
+def _level_tiles(
+    pixels: PixelSource, shape: tuple[int, int, int], downsample: int, tile_px: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield a level's tiles row by row, those at the end padded with white."""
+    height, width, _ = shape
+    for top in range(0, height, tile_px):
+        for left in range(0, width, tile_px):
+            bottom, right = min(top + tile_px, height), min(left + tile_px, width)
+            part = np.asarray(
+                pixels[
+                    top * downsample : bottom * downsample, left * downsample : right * downsample
+                ]
+            )
+            tile = np.full((tile_px, tile_px, 3), 255, np.uint8)
+            if downsample > 1 and part.size:
+                part = np.asarray(Image.fromarray(part).reduce(downsample))
+            tile[: bottom - top, : right - left] = part[: bottom - top, : right - left]
+            yield tile
