@@ -1,0 +1,46 @@
+"""Encoders, embeddings and MIL models. Names load on first use: importing brings no torch."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mil_models.checkpoint import Model, load_model
+    from mil_models.embedding import embed
+    from mil_models.encoders import Encoder, create_encoder
+    from mil_models.heads import MILHead, MILOutput, create_head
+    from mil_models.prediction import predict, predict_bag
+    from mil_models.training import train
+
+_HOMES = {
+    "Encoder": "encoders",
+    "MILHead": "heads",
+    "MILOutput": "heads",
+    "Model": "checkpoint",
+    "create_encoder": "encoders",
+    "create_head": "heads",
+    "embed": "embedding",
+    "load_model": "checkpoint",
+    "predict": "prediction",
+    "predict_bag": "prediction",
+    "train": "training",
+}
+
+__all__ = [
+    "Encoder",
+    "MILHead",
+    "MILOutput",
+    "Model",
+    "create_encoder",
+    "create_head",
+    "embed",
+    "load_model",
+    "predict",
+    "predict_bag",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

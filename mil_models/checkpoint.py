@@ -1,0 +1,162 @@
+"""A model is a folder: card, one safetensors file per fold, out-of-fold scores. No pickle."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mil_models.bags import differences
+from mil_models.errors import ModelError, ModelMismatchError
+from mil_models.heads import MILHead, create_head
+from tiling.store import Json
+
+SCHEMA_VERSION = 1
+CARD, PREDICTIONS = "card.json", "oof_predictions.csv"
+INTENDED_USE = "Research only. Not a medical device; not for diagnosis."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A trained model: one head per fold, and the card that says what it is."""
+
+    heads: tuple[MILHead, ...]
+    card: Json
+    training_slides: frozenset[str]
+
+    @property
+    def model_id(self) -> str:
+        """Hash of the card and all weights."""
+        return str(self.card["model_id"])
+
+    @property
+    def name(self) -> str:
+        """The head's name."""
+        return str(self.card["head"]["name"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the scores."""
+        return list(self.card["classes"])
+
+    @property
+    def tile_spec(self) -> dict[str, Any]:
+        """What of a tile decides its pixels, as in training."""
+        return dict(self.card["tiles"])
+
+    @property
+    def encoder_name(self) -> str:
+        """Name of the encoder whose embeddings the model takes."""
+        return str(self.card["encoder"]["name"])
+
+    def check_contract(self, contract: Json, slide_id: str) -> None:
+        """Make sure that embeddings were made as the model's were.
+
+        Raises
+        ------
+        ModelMismatchError
+            They were not; the message names the fields.
+        """
+        wanted = {"encoder": self.card["encoder"], "tiles": self.card["tiles"]}
+        differing = differences(wanted, contract)
+        if differing:
+            raise ModelMismatchError(
+                f"{slide_id}: the embeddings do not fit the model ({'; '.join(differing)}); "
+                "embed the slide as the model's card says"
+            )
+
+
+def save_model(
+    folder: Path,
+    heads: Sequence[MILHead],
+    card: Json,
+    predictions: Sequence[Json],
+) -> None:
+    """Write a model folder, whole or not at all.
+
+    Raises
+    ------
+    ModelError
+        There is something at `folder` already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ModelError(f"{folder}: exists already; remove it, or choose another -o")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
+        for number, head in enumerate(heads):
+            path = partial / f"fold_{number}.safetensors"
+            save_file({k: v.contiguous() for k, v in head.state_dict().items()}, path)
+            digest.update(path.read_bytes())
+        whole = {"schema_version": SCHEMA_VERSION, "model_id": digest.hexdigest()[:16], **card}
+        (partial / CARD).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+        with (partial / PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(predictions[0]))
+            writer.writeheader()
+            writer.writerows(predictions)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_model(path: str | Path) -> Model:
+    """Load the model in folder `path`.
+
+    Raises
+    ------
+    ModelError
+        It is not a model folder, a file is missing, or the weights do not fit the card.
+    """
+    folder = Path(path)
+    card = _read_card(folder)
+    heads = []
+    for number in range(int(card["folds"])):
+        file = folder / f"fold_{number}.safetensors"
+        try:
+            head = create_head(
+                card["head"]["name"],
+                dim=card["encoder"]["width"],
+                classes=len(card["classes"]),
+                **card["head"]["arguments"],
+            )
+            head.load_state_dict(load_file(file), strict=True)
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as err:
+            raise ModelError(f"{file}: not the weights of this model: {err}") from err
+        heads.append(head.eval().requires_grad_(False))
+    return Model(tuple(heads), card, frozenset(row["slide_id"] for row in read_predictions(folder)))
+
+
+def read_predictions(folder: str | Path) -> list[dict[str, str]]:
+    """Return the rows of a model's ``oof_predictions.csv``."""
+    try:
+        with (Path(folder) / PREDICTIONS).open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError as err:
+        raise ModelError(f"{folder}: no {PREDICTIONS} in it; not a whole model folder") from err
+
+
+def _read_card(folder: Path) -> Json:
+    try:
+        card: Json = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise ModelError(f"{folder}: not a model folder (no readable {CARD})") from err
+    if not isinstance(card, dict) or card.get("schema_version") != SCHEMA_VERSION:
+        raise ModelError(
+            f"{folder}: its card has another schema; this version reads {SCHEMA_VERSION}"
+        )
+    missing = {"classes", "encoder", "folds", "head", "model_id", "tiles"} - set(card)
+    if missing:
+        raise ModelError(f"{folder}: the card lacks {', '.join(sorted(missing))}")
+    return card

@@ -1,0 +1,35 @@
+"""Errors of encoders, models and training."""
+
+from tiling.errors import WSIError
+
+
+class EncoderError(WSIError):
+    """Something is wrong with an encoder."""
+
+
+class UnknownEncoderError(EncoderError, ValueError):
+    """There is no encoder of this name."""
+
+
+class WeightsError(EncoderError, OSError):
+    """The encoder's weights are not here, or are not what they should be."""
+
+
+class EncoderMismatchError(EncoderError, ValueError):
+    """The encoder was not made for tiles of this size or pixel size."""
+
+
+class EmptyBagError(WSIError, ValueError):
+    """A slide has no tile that could be embedded."""
+
+
+class LabelTableError(WSIError, ValueError):
+    """The table of labels is wrong, or does not fit the stores."""
+
+
+class ModelError(WSIError, ValueError):
+    """A model folder is missing something, or holds something else."""
+
+
+class ModelMismatchError(ModelError):
+    """The store's embeddings were not made as the model's were."""

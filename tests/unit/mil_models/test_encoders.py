@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from mil_models import create_encoder
+from mil_models.encoders import Encoder
+from mil_models.errors import EncoderMismatchError, UnknownEncoderError, WeightsError
+from mil_models.registry import specs
+
+TINY = "resnet10t"
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Encoder:
+    return create_encoder(TINY, random_weights=True, device="cpu", batch_size=4)
+
+
+def tiles(count: int, size: int = 96) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (count, size, size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", ["chelsea", "coffee"])
+def test_the_offline_default_gives_the_published_features(shared_data: Path, name: str) -> None:
+    """Golden values of ../shared/data/imagenet_weights: shorter side 256, centre crop 224."""
+    from skimage import data
+
+    path = shared_data / "imagenet_weights" / "efficientnet_lite0_expected.json"
+    expected = json.loads(path.read_text())["expected"][name]
+    image = Image.fromarray(getattr(data, name)())
+    scale = 256 / min(image.size)
+    size = (int(image.width * scale), int(image.height * scale))
+    image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = round((image.width - 224) / 2), round((image.height - 224) / 2)
+    tile = np.asarray(image.crop((left, top, left + 224, top + 224)))
+    features = create_encoder(device="cpu").embed(tile[None])[0]
+    assert features.shape == (expected["feature_dim"],)
+    assert np.linalg.norm(features) == pytest.approx(expected["feature_l2"], rel=1e-3)
+    assert features[:8] == pytest.approx(expected["feature_first8"], abs=5e-3)
+
+
+def test_normalisation_and_pooling_against_plain_torch(tiny: Encoder) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(TINY, num_classes=0).eval()
+    config = model.pretrained_cfg
+    pixels = tiles(3)
+    normal = (pixels / 255 - np.array(config["mean"])) / np.array(config["std"])
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(normal.transpose(0, 3, 1, 2)).float()).numpy()
+    assert tiny.embed(pixels) == pytest.approx(wanted, abs=1e-4)
+    assert tiny.contract.width == wanted.shape[1]
+
+
+def test_a_tiles_numbers_do_not_depend_on_its_neighbours(tiny: Encoder) -> None:
+    """The last batch is padded: bytes, not nearly."""
+    pixels = tiles(6)
+    whole = tiny.embed(pixels)
+    alone = np.concatenate(
+        [tiny.embed(pixels[:4]), tiny.embed(pixels[4:5]), tiny.embed(pixels[5:])]
+    )
+    assert whole[:5].tobytes() == alone[:5].tobytes()
+    assert whole[5] == pytest.approx(alone[5], abs=1e-5)
+    assert tiny.embed(pixels[:0]).shape == (0, tiny.contract.width)
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_callers_alone() -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    one = create_encoder(TINY, random_weights=True, seed=5, device="cpu").embed(tiles(1))
+    assert torch.equal(torch.rand(3), expected)
+    two = create_encoder(TINY, random_weights=True, seed=5, device="cpu").embed(tiles(1))
+    other = create_encoder(TINY, random_weights=True, seed=6, device="cpu").embed(tiles(1))
+    assert one.tobytes() == two.tobytes()
+    assert not np.allclose(one, other)
+
+
+def test_local_weights(tmp_path: Path) -> None:
+    model = timm.create_model(TINY)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    first = create_encoder(TINY, weights=tmp_path / "w.safetensors", device="cpu")
+    second = create_encoder(TINY, weights=tmp_path / "w.pth", device="cpu")
+    assert first.embed(tiles(1)).tobytes() == second.embed(tiles(1)).tobytes()
+    assert first.contract.weights.startswith("sha256:")
+    assert first.contract != second.contract
+
+
+def test_hostile_and_wrong_weights_are_refused(tmp_path: Path) -> None:
+    import pickle
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "owned",))
+
+    hostile = tmp_path / "evil.pth"
+    hostile.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(WeightsError, match="not weights of resnet10t"):
+        create_encoder(TINY, weights=hostile)
+    assert not (tmp_path / "owned").exists()
+    save_file({"conv": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="Missing key"):
+        create_encoder(TINY, weights=tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="no such file"):
+        create_encoder(TINY, weights=tmp_path / "none.pth")
+
+
+def test_an_unknown_name_is_answered_with_close_ones() -> None:
+    with pytest.raises(UnknownEncoderError, match="did you mean .*resnet50"):
+        create_encoder("resnt50")
+
+
+def test_published_weights_that_are_not_here_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="pass --weights PATH, or go online once"):
+        create_encoder("resnet18.a1_in1k")
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [(TINY, [96, 224, 256], [64, 100, 250]), ("vit_tiny_patch16_224", [224], [256, 192])],
+)
+def test_tile_sizes(name: str, good: list[int], bad: list[int]) -> None:
+    contract = create_encoder(name, random_weights=True, device="cpu").contract
+    for size in good:
+        contract.check_tiles(size, 0.5)
+    for size in bad:
+        with pytest.raises(EncoderMismatchError, match=f"not {size}; pass --tile-px"):
+            contract.check_tiles(size, 0.5)
+        contract.check_tiles(size, 0.5, allow_mismatch=True)
+    assert contract.default_tile_px == (224 if "vit" in name else 256)
+
+
+@pytest.mark.parametrize("name", sorted(specs()))
+def test_every_registered_encoder_builds_as_it_says(name: str) -> None:
+    encoder = create_encoder(name, random_weights=True, device="cpu", batch_size=1)
+    size = encoder.contract.input_px or 96
+    assert encoder.embed(tiles(1, size)).shape == (1, specs()[name].width)

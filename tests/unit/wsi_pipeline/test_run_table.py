@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsi_pipeline.run_table import RunTable, StageRow
+
+
+def test_rows_of_earlier_runs_stay_until_their_stage_runs_again(tmp_path: Path) -> None:
+    path = tmp_path / "run_table.csv"
+    first = RunTable(path)
+    first.add(
+        [StageRow("a", "tile", "done", tiles=5), StageRow("b", "tile", "failed", 'why, "so"')]
+    )
+    first.save()
+    second = RunTable(path)
+    second.add([StageRow("b", "tile", "done", seconds=1.5, tiles=7, bad_tiles=1)])
+    second.save()
+    assert list(RunTable(path).rows.values()) == [
+        StageRow("a", "tile", "done", tiles=5),
+        StageRow("b", "tile", "done", seconds=1.5, tiles=7, bad_tiles=1),
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["run_table.csv"]

@@ -1,0 +1,99 @@
+"""Work across slides: in this process, or by a local Dask cluster of spawned workers."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, as_completed, get_worker
+from distributed.scheduler import KilledWorker
+
+from wsi_pipeline.progress import Reporter
+from wsi_pipeline.run_table import RunTable, StageRow
+from wsi_pipeline.stages import SlideJob, run_slide
+
+PROGRESS_TOPIC = "wsi-progress"
+
+
+def run_batch(
+    jobs: Sequence[SlideJob], *, workers: int, table: RunTable, reporter: Reporter
+) -> list[StageRow]:
+    """Run every job, note each slide's rows in `table` as they come, and return them all."""
+    reporter.start(len(jobs))
+    rows: list[StageRow] = []
+    finished = _run_here(jobs, reporter) if workers == 1 else _run_spawned(jobs, workers, reporter)
+    try:
+        for job, slide_rows in finished:
+            rows += slide_rows
+            table.add(slide_rows)
+            reporter.slide(job.slide_id, slide_rows)
+    finally:
+        table.save()
+    return rows
+
+
+def _run_here(
+    jobs: Iterable[SlideJob], reporter: Reporter
+) -> Iterator[tuple[SlideJob, list[StageRow]]]:
+    for job in jobs:
+        yield job, run_slide(job, functools.partial(reporter.tiles, job.slide_id))
+
+
+def _run_spawned(
+    jobs: Sequence[SlideJob], workers: int, reporter: Reporter
+) -> Iterator[tuple[SlideJob, list[StageRow]]]:
+    with _local_client(min(workers, len(jobs))) as client:
+        client.subscribe_topic(PROGRESS_TOPIC, functools.partial(_tell, reporter))
+        futures = {client.submit(_work, job, key=f"slide-{job.slide_id}"): job for job in jobs}
+        for future in as_completed(futures):
+            job = futures.pop(future)
+            try:
+                slide_rows = future.result()
+            except KilledWorker:
+                reason = "the worker died on this slide, again and again (out of memory?)"
+                slide_rows = [StageRow(job.slide_id, job.stages[0], "failed", reason)]
+            yield job, slide_rows
+            future.release()
+
+
+@contextmanager
+def _local_client(workers: int) -> Iterator[Client]:
+    threads = max((os.cpu_count() or 1) // workers, 1)
+    environment = {f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")}
+    settings: dict[str, Any] = {
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.nanny.pre-spawn-environ": environment,
+        "distributed.logging.distributed": "error",
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=0,  # a limit per worker would kill torch on small laptops
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _work(job: SlideJob) -> list[StageRow]:
+    worker = get_worker()
+
+    def tell(stage: str, done: int, total: int) -> None:
+        worker.log_event(PROGRESS_TOPIC, [job.slide_id, stage, done, total])
+
+    return run_slide(job, tell)
+
+
+def _tell(reporter: Reporter, event: tuple[float, Any]) -> None:
+    slide_id, stage, done, total = event[1]
+    reporter.tiles(slide_id, stage, done, total)

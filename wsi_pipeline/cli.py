@@ -1,0 +1,436 @@
+"""The command line: one console script, `wsi`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+from cyclopts.config import Toml
+from rich.console import Console
+from rich.table import Table
+
+from tiling.errors import WSIError
+from wsi_pipeline import __version__
+from wsi_pipeline.config import BatchOptions, EncoderOptions, TileOptions
+from wsi_pipeline.errors import UsageError
+
+EXIT_USAGE, EXIT_NOTHING_DONE, EXIT_INTERRUPTED = 2, 3, 130
+
+Slides = Annotated[list[str], Parameter(negative="")]
+Out = Annotated[Path, Parameter(name=["--out", "-o"])]
+Flag = Parameter(negative="")
+
+app = App(
+    name="wsi",
+    version=__version__,
+    help="Whole-slide images to tiles, embeddings, attention-based MIL scores and heatmaps.\n\n"
+    "Research use only; not a medical device.",
+    help_epilogue="Start here:\n\n  wsi demo\n\n  wsi run slides/ -o out\n\n  wsi COMMAND --help",
+    version_flags=["--version"],
+)
+app.meta.group_parameters = cyclopts.Group("For every command", sort_key=0)
+
+
+def _examples(*lines: str) -> str:
+    return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+@app.command(help_epilogue=_examples("wsi info slide.svs", "wsi info slide.svs --json"))
+def info(
+    slide: str,
+    /,
+    *,
+    reader: Literal["auto", "openslide", "tiffslide"] = "auto",
+    slide_mpp: float | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Show a slide's size, levels and pixel size, and what is doubtful about them.
+
+    Parameters
+    ----------
+    slide
+        A slide file or URL.
+    reader
+        Which library opens it.
+    slide_mpp
+        Pixel size at level 0 in µm, in place of what the slide states.
+    json_
+        Print JSON.
+    """
+    from wsi_pipeline.info import slide_info
+
+    found = slide_info(slide, reader=reader, mpp=slide_mpp)
+    if json_:
+        print(json.dumps(found))
+        return 0
+    table = Table(show_header=False, box=None)
+    for key, value in found.items():
+        if key == "levels":
+            value = "\n".join(
+                f"{v['width']} x {v['height']} (1/{v['downsample']:.6g})" for v in value
+            )
+        elif key == "warnings":
+            value = "\n".join(value) or "none"
+        table.add_row(f"[bold]{key}[/]", "unknown" if value is None else str(value))
+    Console().print(table)
+    return 0
+
+
+@app.command(
+    help_epilogue=_examples(
+        "wsi tile slide.svs -o out",
+        "wsi tile slides/ -o out --tile-px 224 --mpp 0.5 --workers 4",
+        "wsi tile manifest.csv -o out --save-tiles",
+    )
+)
+def tile(
+    slides: Slides,
+    /,
+    *,
+    out: Out,
+    tiles: TileOptions = TileOptions(),
+    batch: BatchOptions = BatchOptions(),
+) -> int:
+    """Find tissue, lay a grid of tiles over it, and make a store for each slide.
+
+    Parameters
+    ----------
+    slides
+        Files, folders, globs, URLs, or a manifest CSV (path, and if wanted slide_id, mpp).
+    out
+        Output folder; what is there already is kept.
+    """
+    from wsi_pipeline.pipeline import plan, run_slides
+
+    stages = ["tile", "save_tiles"] if tiles.save_tiles else ["tile"]
+    return _summary(run_slides("tile", slides, plan(out, stages, tiles=tiles), batch=batch), batch)
+
+
+@app.command(
+    help_epilogue=_examples(
+        "wsi embed slides/ -o out",
+        "wsi embed slides/ -o out --encoder resnet50 --weights resnet50.safetensors",
+        "wsi embed slides/ -o out --workers 2",
+    )
+)
+def embed(
+    slides: Slides,
+    /,
+    *,
+    out: Out,
+    tiles: TileOptions = TileOptions(),
+    encoder: EncoderOptions = EncoderOptions(),
+    batch: BatchOptions = BatchOptions(),
+) -> int:
+    """Turn every tile into an embedding; tiles first where needed, goes on where it stopped.
+
+    Parameters
+    ----------
+    slides
+        Files, folders, globs, URLs, or a manifest CSV (path, and if wanted slide_id, mpp).
+    out
+        Output folder; what is there already is kept.
+    """
+    from wsi_pipeline.pipeline import plan, run_slides
+
+    stages = ["tile", "save_tiles", "embed"] if tiles.save_tiles else ["tile", "embed"]
+    job = plan(out, stages, tiles=tiles, encoder=encoder)
+    return _summary(run_slides("embed", slides, job, batch=batch), batch)
+
+
+@app.command(
+    help_epilogue=_examples(
+        "wsi train --stores out --labels labels.csv -o model",
+        "wsi train --stores out --labels labels.csv -o model --folds 0",
+    )
+)
+def train(
+    *,
+    stores: Path,
+    labels: Path,
+    out: Out,
+    head: str = "abmil",
+    task: Literal["binary"] = "binary",
+    folds: int = 5,
+    seed: int = 0,
+    epochs: int = 100,
+    patience: int = 15,
+    embeddings: str | None = None,
+    allow_missing: Annotated[bool, Flag] = False,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Train a MIL head with patient-level cross-validation.
+
+    Parameters
+    ----------
+    stores
+        Output folder of `wsi embed`.
+    labels
+        CSV with slide_id or path, label, and if wanted patient_id, split.
+    out
+        Model folder to make.
+    head
+        abmil (gated attention) or mean.
+    task
+        What is predicted.
+    folds
+        Cross-validation folds over patients; 0 trains one model on everything.
+    seed
+        Seed of every random choice.
+    epochs
+        Passes over the training slides, at most.
+    patience
+        Epochs without a better validation loss before a fold stops.
+    embeddings
+        Name of the embeddings, where the stores hold several.
+    allow_missing
+        Go on without the labelled slides that have no store.
+    json_
+        Print the metrics as JSON.
+    """
+    from wsi_pipeline.training import train_model
+
+    metrics = train_model(
+        stores, labels, out, head=head, folds=folds, seed=seed, epochs=epochs, patience=patience,
+        embeddings=embeddings, allow_missing=allow_missing, quiet=json_,
+    )  # fmt: skip
+    if json_:
+        print(json.dumps(metrics))
+    else:
+        Console().print(f"Model: {out}", highlight=False)
+    return 0
+
+
+@app.command(help_epilogue=_examples("wsi predict --stores out --model model"))
+def predict(
+    *,
+    stores: Path,
+    model: Path,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    batch: BatchOptions = BatchOptions(),
+) -> int:
+    """Score embedded slides; attention goes into the stores, scores into predictions.csv.
+
+    Parameters
+    ----------
+    stores
+        Output folder of `wsi embed`.
+    model
+        Model folder made by `wsi train`.
+    out
+        Where predictions.csv goes; the output folder itself if not given.
+    """
+    from wsi_pipeline.pipeline import predict_stores
+
+    return _summary(predict_stores(stores, model, out, batch=batch), batch)
+
+
+@app.command(help_epilogue=_examples("wsi heatmap --stores out --model model"))
+def heatmap(
+    *, stores: Path, model: Path | None = None, batch: BatchOptions = BatchOptions()
+) -> int:
+    """Draw the heatmaps of scored slides: OME-Zarr, PNG over the slide, GeoJSON for QuPath.
+
+    Parameters
+    ----------
+    stores
+        Output folder of `wsi embed` or `wsi run`.
+    model
+        Model folder; slides it has not scored yet are scored. Without it, tissue is drawn.
+    """
+    from wsi_pipeline.pipeline import draw_stores
+
+    return _summary(draw_stores(stores, model, batch=batch), batch)
+
+
+@app.command(
+    help_epilogue=_examples(
+        "wsi run slide.svs -o out",
+        "wsi run slides/ -o out --model model --workers 2",
+        "wsi run manifest.csv -o out --model model --progress json",
+        "wsi run slides/ -o out --config wsi.toml",
+    )
+)
+def run(
+    slides: Slides,
+    /,
+    *,
+    out: Out,
+    model: Path | None = None,
+    tiles: TileOptions = TileOptions(),
+    encoder: EncoderOptions = EncoderOptions(),
+    batch: BatchOptions = BatchOptions(),
+) -> int:
+    """Do all of it: tiles, embeddings, scores, heatmaps and one page about every slide.
+
+    Parameters
+    ----------
+    slides
+        Files, folders, globs, URLs, or a manifest CSV (path, and if wanted slide_id, mpp).
+    out
+        Output folder; what is there already is kept.
+    model
+        Model folder made by `wsi train`. Without one: tissue, embeddings and the page.
+    """
+    from wsi_pipeline.pipeline import run as run_all
+
+    result = run_all(slides, out, model=model, tiles=tiles, encoder=encoder, batch=batch)
+    if batch.progress == "auto":
+        Console().print(f"Page: {result.out / 'report.html'}", highlight=False, soft_wrap=True)
+    return _summary(result, batch)
+
+
+@app.command(help_epilogue=_examples("wsi view slide.svs", "wsi view slide.svs --stores out"))
+def view(slide: str, /, *, stores: Path | None = None, slide_mpp: float | None = None) -> int:
+    """Open a slide in napari, with its heatmap where a store has one.
+
+    Parameters
+    ----------
+    slide
+        A slide file or URL, or a slide store.
+    stores
+        Output folder of `wsi run` that holds the slide's store.
+    slide_mpp
+        Pixel size at level 0 in µm, in place of what the slide states.
+    """
+    from wsi_pipeline.viewing import view_slide
+
+    view_slide(slide, stores=stores, mpp=slide_mpp)
+    return 0
+
+
+@app.command(help_epilogue=_examples("wsi doctor", "wsi doctor --json"))
+def doctor(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
+    """Show what is installed: readers, device, offline weights, viewer.
+
+    Parameters
+    ----------
+    json_
+        Print JSON.
+    """
+    from wsi_pipeline.doctor import examine
+
+    report = examine()
+    if json_:
+        print(json.dumps(report))
+        return 0
+    table = Table(show_header=False, box=None)
+    for section, entries in report.items():
+        table.add_row(f"[bold]{section}[/]", "")
+        for key, value in entries.items():
+            table.add_row(f"  {key}", str(value))
+    Console().print(table)
+    return 0
+
+
+@app.command(help_epilogue=_examples("wsi demo", "wsi demo --slides 4 -o /tmp/demo --workers 2"))
+def demo(
+    *,
+    out: Out = Path("demo"),
+    slides: int = 12,
+    batch: BatchOptions = BatchOptions(),
+) -> int:
+    """Build a small archive of slides, then tile, embed, train, score and draw it. No network.
+
+    Parameters
+    ----------
+    out
+        Output folder.
+    slides
+        Number of slides, half of them with a tumour; at least 4.
+    """
+    from wsi_pipeline.demo import run_demo
+
+    return run_demo(out, slides=slides, batch=batch, console=Console())
+
+
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Path | None = None,
+    debug: Annotated[bool, Flag] = False,
+) -> Any:
+    """Read the configuration file, then run the command.
+
+    Parameters
+    ----------
+    config
+        TOML file with a table per command, e.g. [run]; flags win over it.
+    debug
+        Show tracebacks and the log.
+    """
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING)
+    if config is not None:
+        app.config = (_read_config(config),)
+    return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    tokens = sys.argv[1:] if arguments is None else arguments
+    sys.exit(_run(tokens))
+
+
+def _run(tokens: list[str]) -> int:
+    try:
+        code = app.meta(
+            tokens, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+        return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        _complain("interrupted; run the same command again to go on")
+        return EXIT_INTERRUPTED
+    except cyclopts.CycloptsError as err:
+        _complain(f"{err} (wsi COMMAND --help shows what is allowed)")
+        return EXIT_USAGE
+    except (WSIError, OSError) as err:
+        if "--debug" in tokens:
+            raise
+        _complain(str(err))
+        return EXIT_USAGE if is_usage(err) else EXIT_NOTHING_DONE
+
+
+def is_usage(err: Exception) -> bool:
+    """Whether `err` is about what was asked for, not about slides or the machine."""
+    names = {"UsageError", "LabelTableError", "UnknownEncoderError", "WeightsError",
+             "EncoderMismatchError", "ModelError"}  # fmt: skip
+    return any(kind.__name__ in names for kind in type(err).__mro__)
+
+
+def _read_config(path: Path) -> Toml:
+    """Return the configuration as cyclopts reads it; every table must be a command's."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
+        raise UsageError(f"{path}: {err}") from err
+    unknown = [key for key in tables if key not in set(app)]
+    if unknown:
+        raise UsageError(
+            f"{path}: [{unknown[0]}] is no command; use {', '.join(c for c in app if c[0] != '-')}"
+        )
+    return Toml(path, must_exist=True)
+
+
+def _summary(result: Any, batch: BatchOptions) -> int:
+    code: int = result.exit_code
+    if batch.progress == "auto":
+        done = result.slides - len(result.failed)
+        text = f"{done} of {result.slides} slides done in {result.out}"
+        if result.failed:
+            text += f"; {len(result.failed)} failed, reasons in {result.out / 'run_table.csv'}"
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    return code
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True).print(f"[red]wsi:[/] {_plain(message)}", highlight=False, soft_wrap=True)
+
+
+def _plain(message: str) -> str:
+    return message.replace("[", "\\[")

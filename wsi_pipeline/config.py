@@ -1,0 +1,121 @@
+"""What a command can be told: option groups shared by the command line and the Python API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from wsi_pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from tiling.grid import TileSpec
+
+DEFAULT_TILE_PX = 256
+DEFAULT_ENCODER = "tf_efficientnet_lite0"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class TileOptions:
+    """What a tile is and how slides are read.
+
+    Parameters
+    ----------
+    tile_px
+        Tile edge in pixels; the encoder's input size if not given (256 where it takes a range).
+    mpp
+        Pixel size of the tiles in µm.
+    overlap
+        Pixels that neighbouring tiles share.
+    min_tissue
+        Smallest share of tissue in a tile, 0 to 1; 0 keeps every tile.
+    edge
+        Tiles that reach over the slide's end: leave out, or pad with white.
+    exact
+        Decode at full resolution before averaging.
+    slide_mpp
+        Pixel size of the slides at level 0 in µm; overrides what they state.
+    reader
+        auto, openslide or tiffslide.
+    save_tiles
+        Also store the tiles' pixels.
+    """
+
+    tile_px: int | None = None
+    mpp: float = 0.5
+    overlap: int = 0
+    min_tissue: float = 0.1
+    edge: Literal["drop", "pad"] = "drop"
+    exact: Annotated[bool, Parameter(negative="")] = False
+    slide_mpp: float | None = None
+    reader: Literal["auto", "openslide", "tiffslide"] = "auto"
+    save_tiles: Annotated[bool, Parameter(negative="")] = False
+
+    def spec(self, default_tile_px: int = DEFAULT_TILE_PX) -> TileSpec:
+        """Return the tile specification, or a `UsageError` that names the wrong value."""
+        from tiling.grid import TileSpec  # not at the top: `wsi --help` should be quick
+
+        try:
+            return TileSpec(
+                tile_px=default_tile_px if self.tile_px is None else self.tile_px,
+                mpp=self.mpp,
+                overlap=self.overlap,
+                min_tissue=self.min_tissue,
+                edge=self.edge,
+                exact=self.exact,
+            )
+        except ValueError as err:
+            raise UsageError(str(err)) from err
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class EncoderOptions:
+    """Which network turns a tile into an embedding, and where it runs.
+
+    Parameters
+    ----------
+    encoder
+        Name of an encoder: the offline default, or any timm model.
+    weights
+        Local weights (safetensors, or a torch file without code) in place of the published ones.
+    random_weights
+        Random weights from seed 0: for benchmarks and tests only.
+    device
+        auto, cpu, cuda, cuda:1, mps.
+    batch_size
+        Tiles a forward pass, or auto; part of the embedding's identity.
+    allow_mismatch
+        Take tiles of a size or pixel size the encoder was not made for; recorded.
+    """
+
+    encoder: str = DEFAULT_ENCODER
+    weights: Path | None = None
+    random_weights: Annotated[bool, Parameter(negative="")] = False
+    device: str = "auto"
+    batch_size: int | Literal["auto"] = "auto"
+    allow_mismatch: Annotated[bool, Parameter(negative="")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """How a batch works and shows where it is.
+
+    Parameters
+    ----------
+    workers
+        Processes that work across slides; 1 works in this process.
+    progress
+        A live display, JSON lines on standard output, or nothing.
+    """
+
+    workers: int = 1
+    progress: Literal["auto", "json", "none"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers={self.workers}: must be at least 1")

@@ -1,0 +1,42 @@
+"""What `wsi info` tells about a slide."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tiling.slide import open_slide
+
+
+def slide_info(path: str, *, reader: str = "auto", mpp: float | None = None) -> dict[str, Any]:
+    """Return size, levels and pixel size as JSON values; an unknown pixel size is None.
+
+    Raises
+    ------
+    SlideOpenError
+        No such file, or no reader opens it.
+    """
+    with open_slide(path, reader=reader, mpp=mpp) as slide:
+        resolution = slide.resolution
+        return {
+            "slide_id": PurePosixPath(Path(path).as_posix()).stem,
+            "path": path,
+            "reader": slide.reader,
+            "reader_version": slide.reader_version,
+            "vendor": slide.vendor,
+            "width": slide.size[0],
+            "height": slide.size[1],
+            "mpp_x": None if resolution.mpp is None else resolution.mpp[0],
+            "mpp_y": None if resolution.mpp is None else resolution.mpp[1],
+            "mpp_source": resolution.source or None,
+            "mpp_candidates": [str(candidate) for candidate in resolution.candidates],
+            "levels": [
+                {"width": width, "height": height, "downsample": downsample}
+                for (width, height), downsample in zip(
+                    slide.level_sizes, slide.level_downsamples, strict=True
+                )
+            ],
+            "associated_images": list(slide.associated_names),
+            "warnings": [*resolution.warnings, *([resolution.problem] if not resolution.warnings
+                         and resolution.problem else [])],
+        }  # fmt: skip

@@ -1,0 +1,248 @@
+"""Whole runs: slides in; stores, scores, pictures and one page out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tiling.errors import StoreError
+from tiling.store import Prediction, SlideStore, iter_stores, open_store
+from wsi_pipeline import __version__
+from wsi_pipeline.batch import run_batch
+from wsi_pipeline.config import BatchOptions, EncoderOptions, TileOptions
+from wsi_pipeline.errors import OutputError, UsageError
+from wsi_pipeline.manifest import SlideEntry, collect_slides
+from wsi_pipeline.progress import create_reporter
+from wsi_pipeline.results import find_prediction, package_versions, write_json, write_predictions
+from wsi_pipeline.run_table import RunTable, StageRow
+from wsi_pipeline.stages import SlideJob, load_encoder, load_model
+
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOTHING_DONE = 0, 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run did.
+
+    `rows` has one row per slide and stage, `exit_code` is the command line's (0 all done, 1 a
+    slide or more failed, 3 nothing could be done).
+    """
+
+    out: Path
+    slides: int
+    failed: tuple[str, ...]
+    rows: tuple[StageRow, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 a slide or more failed, 3 nothing could be done."""
+        if not self.failed:
+            return EXIT_DONE
+        return EXIT_NOTHING_DONE if len(self.failed) == self.slides else EXIT_SOME_FAILED
+
+
+def run(
+    slides: Sequence[str | Path] | str | Path,
+    out: str | Path,
+    *,
+    model: str | Path | None = None,
+    tiles: TileOptions = TileOptions(),
+    encoder: EncoderOptions = EncoderOptions(),
+    batch: BatchOptions = BatchOptions(progress="none"),
+) -> RunResult:
+    """Tile, embed, score and draw every slide, and write one page about all of them.
+
+    Parameters
+    ----------
+    slides
+        Files, folders, globs, URLs or manifest CSVs.
+    out
+        Output folder: `stores/`, `predictions.csv`, `heatmaps/`, `geojson/`, `report.html`. What
+        an earlier run did there is kept and not done again.
+    model
+        Model folder made by ``wsi train``; without one there is no score and no heatmap.
+
+    Raises
+    ------
+    UsageError
+        An argument is wrong, or does not fit the model; nothing was started.
+    OutputError
+        The output folder cannot be written.
+    """
+    inputs = [str(slides)] if isinstance(slides, str | Path) else [str(s) for s in slides]
+    stages = ["tile", "save_tiles"] if tiles.save_tiles else ["tile"]
+    stages += ["embed", "predict", "heatmap"] if model else ["embed", "heatmap"]
+    job = plan(out, stages, tiles=tiles, encoder=encoder, model=model)
+    result = run_slides("run", inputs, job, batch=batch)
+    write_outputs(job.out, result, model=job.model, parameters=parameters_of(job, batch))
+    return result
+
+
+def plan(
+    out: str | Path,
+    stages: Sequence[str],
+    *,
+    tiles: TileOptions,
+    encoder: EncoderOptions = EncoderOptions(),
+    model: str | Path | None = None,
+) -> SlideJob:
+    """Return the job that each slide of a run is a copy of, checked before anything starts.
+
+    The encoder is loaded once here (the workers load their own), so that a wrong name, missing
+    weights or tiles that do not fit it end the run before the first slide.
+    """
+    model_path = None if model is None else Path(model).resolve()
+    if model_path is not None:
+        tiles, encoder = _fit_to_model(model_path, tiles, encoder)
+    if "embed" in stages:
+        contract = load_encoder(encoder).contract
+        spec = tiles.spec(contract.default_tile_px)
+        contract.check_tiles(spec.tile_px, spec.mpp, allow_mismatch=encoder.allow_mismatch)
+    else:
+        spec = tiles.spec()
+    placeholder = SlideEntry("", "")
+    return SlideJob(
+        placeholder, output_folder(out), tuple(stages), tiles, spec, encoder, model_path
+    )
+
+
+def _fit_to_model(
+    model_path: Path, tiles: TileOptions, encoder: EncoderOptions
+) -> tuple[TileOptions, EncoderOptions]:
+    """Return the options with what the model was trained on where the caller left the default."""
+    model = load_model(model_path)
+    spec = model.tile_spec
+    changes = {
+        key: value
+        for key, value in spec.items()
+        if key in TileOptions.__dataclass_fields__
+        and getattr(tiles, key) == getattr(TileOptions(), key)
+    }
+    name = model.encoder_name if encoder.encoder == EncoderOptions().encoder else encoder.encoder
+    return replace(tiles, **changes), replace(encoder, encoder=name)
+
+
+def run_slides(
+    command: str, inputs: Sequence[str], job: SlideJob, *, batch: BatchOptions
+) -> RunResult:
+    """Run `job`'s stages on every slide that `inputs` name."""
+    entries = collect_slides(inputs, job.out / "stores")
+    jobs = [replace(job, entry=entry) for entry in entries]
+    return run_jobs(command, jobs, job.out, batch=batch, parameters=parameters_of(job, batch))
+
+
+def run_stores(
+    command: str, stores: str | Path, job: SlideJob, *, batch: BatchOptions
+) -> RunResult:
+    """Run `job`'s stages on every store of an earlier run."""
+    jobs = [
+        replace(job, entry=SlideEntry(store.slide_id, store.slide_path, store.slide_mpp[0]))
+        for store in iter_stores(stores)
+    ]
+    return run_jobs(command, jobs, job.out, batch=batch, parameters=parameters_of(job, batch))
+
+
+def run_jobs(
+    command: str,
+    jobs: Sequence[SlideJob],
+    out: Path,
+    *,
+    batch: BatchOptions,
+    parameters: dict[str, Any],
+) -> RunResult:
+    """Run the jobs, keep the run table, and write ``run.json``."""
+    started = time.time()
+    try:
+        table = RunTable(out / "run_table.csv")
+        with create_reporter(batch.progress) as reporter:
+            rows = run_batch(jobs, workers=batch.workers, table=table, reporter=reporter)
+    except PermissionError as err:
+        raise OutputError(f"{out}: cannot be written ({err.strerror}); choose another -o") from err
+    failed = tuple(dict.fromkeys(row.slide_id for row in rows if row.status == "failed"))
+    result = RunResult(out, len(jobs), failed, tuple(rows))
+    record = {
+        "command": command,
+        "version": __version__,
+        "versions": package_versions(),
+        "parameters": parameters,
+        "slides": len(jobs),
+        "failed": list(failed),
+        "exit_code": result.exit_code,
+        "started_unix": round(started, 3),
+        "seconds": round(time.time() - started, 3),
+    }
+    write_json(out / "run.json", record)
+    return result
+
+
+def write_outputs(
+    out: Path, result: RunResult, *, model: Path | None, parameters: dict[str, Any]
+) -> None:
+    """Write ``predictions.csv`` (with a model) and ``report.html`` for the slides of a run."""
+    from wsi_pipeline.page import write_page
+
+    ids = dict.fromkeys(row.slide_id for row in result.rows)
+    stores = {i: s for i in ids if (s := _try_store(out / "stores" / f"{i}.zarr")) is not None}
+    predictions: dict[str, Prediction | None] = dict.fromkeys(stores)
+    if model is not None:
+        loaded = load_model(model)
+        predictions = {i: find_prediction(s, loaded.model_id) for i, s in stores.items()}
+        rows = [(stores[i], predictions[i]) for i in stores]
+        write_predictions(out / "predictions.csv", loaded.classes, rows)
+    write_page(
+        out, result.rows, stores=stores, predictions=predictions, parameters=parameters,
+        model=None if model is None else load_model(model),
+    )  # fmt: skip
+
+
+def output_folder(out: str | Path) -> Path:
+    """Return the output folder, made if needed and known to be writable.
+
+    Raises
+    ------
+    OutputError
+        It cannot be made or written.
+    """
+    path = Path(out)
+    try:
+        (path / "stores").mkdir(parents=True, exist_ok=True)
+        probe = path / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as err:
+        raise OutputError(f"{path}: cannot be written ({err.strerror}); choose another -o") from err
+    return path.resolve()
+
+
+def root_of(stores: str | Path) -> Path:
+    """Return the output folder that holds `stores`, given it or its ``stores`` folder."""
+    path = Path(stores)
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder; pass the output folder of `wsi embed`")
+    return path.parent if path.name == "stores" and not (path / "stores").is_dir() else path
+
+
+def parameters_of(job: SlideJob, batch: BatchOptions) -> dict[str, Any]:
+    """Return what a run was told, as JSON values."""
+    return {
+        "tiles": {
+            **job.spec.to_dict(),
+            "slide_mpp": job.tiles.slide_mpp,
+            "reader": job.tiles.reader,
+        },
+        "encoder": asdict(job.encoder),
+        "model": None if job.model is None else str(job.model),
+        "workers": batch.workers,
+        "stages": list(job.stages),
+    }
+
+
+def _try_store(path: Path) -> SlideStore | None:
+    try:
+        return open_store(path)
+    except StoreError:
+        return None

@@ -1,0 +1,74 @@
+"""What a run leaves beside the stores: ``run.json``, ``predictions.csv``, ``report.html``."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tiling.store import Prediction, SlideStore
+from wsi_pipeline import __version__
+
+RECORDED_PACKAGES = (
+    "dask", "numpy", "openslide-bin", "openslide-python", "scikit-image", "tiffslide", "timm",
+    "torch", "zarr",
+)  # fmt: skip
+
+
+def package_versions() -> dict[str, str]:
+    """Return the installed versions of what figures depend on."""
+    found = {"python": platform.python_version(), "wsi-pipeline": __version__}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_predictions(
+    path: Path, classes: Sequence[str], stores: Iterable[tuple[SlideStore, Prediction | None]]
+) -> int:
+    """Write ``predictions.csv``: one row per store; a slide that has no score says why.
+
+    Columns: slide_id, label, score_<class>…, tiles, bad_tiles, seen_in_training, reason. Return
+    the number of slides that have a score.
+    """
+    columns = ["slide_id", "label", *(f"score_{c}" for c in classes), "tiles", "bad_tiles",
+               "seen_in_training", "reason"]  # fmt: skip
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    scored = 0
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for store, prediction in stores:
+            row: dict[str, Any] = {"slide_id": store.slide_id, "tiles": len(store)}
+            if prediction is None:
+                row["reason"] = store.grid.reason or "not predicted"
+            else:
+                scored += 1
+                row |= {f"score_{c}": f"{v:.6f}" for c, v in prediction.scores.items()}
+                row["label"] = prediction.label
+                row["bad_tiles"] = prediction.attrs["bad_tiles"]
+                row["seen_in_training"] = str(prediction.attrs["seen_in_training"]).lower()
+            writer.writerow(row)
+    os.replace(partial, path)
+    return scored
+
+
+def find_prediction(store: SlideStore, model_id: str) -> Prediction | None:
+    """Return what the model called `model_id` said of the slide, or None."""
+    predictions = (store.prediction(name) for name in store.prediction_names())
+    return next((p for p in predictions if p.attrs["model_id"] == model_id), None)

@@ -1,0 +1,74 @@
+"""The run table: one row per slide and stage, what became of it, and why."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+SAVE_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class StageRow:
+    """What one stage did to one slide.
+
+    `status` is done, skipped (nothing to do; `reason` says why) or failed.
+    """
+
+    slide_id: str
+    stage: str
+    status: Literal["done", "skipped", "failed"]
+    reason: str = ""
+    seconds: float = 0.0
+    tiles: int = 0
+    bad_tiles: int = 0
+
+
+class RunTable:
+    """``run_table.csv`` of an output folder: rows of earlier runs stay until a stage runs again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[tuple[str, str], StageRow] = {}
+        self._saved = 0.0
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    self._put(_parse(row))
+
+    def add(self, rows: Iterable[StageRow]) -> None:
+        """Take in what a slide's stages reported; written to disk every few seconds."""
+        for row in rows:
+            self._put(row)
+        if time.monotonic() - self._saved > SAVE_EVERY_S:
+            self.save()
+
+    def save(self) -> None:
+        """Write the table, whole or not at all."""
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [f.name for f in fields(StageRow)])
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in self.rows.values())
+        os.replace(partial, self.path)
+        self._saved = time.monotonic()
+
+    def _put(self, row: StageRow) -> None:
+        self.rows[row.slide_id, row.stage] = row
+
+
+def _parse(row: dict[str, str]) -> StageRow:
+    return StageRow(
+        slide_id=row["slide_id"],
+        stage=row["stage"],
+        status=row["status"],  # type: ignore[arg-type]  # our own file
+        reason=row["reason"],
+        seconds=float(row["seconds"]),
+        tiles=int(row["tiles"]),
+        bad_tiles=int(row["bad_tiles"]),
+    )

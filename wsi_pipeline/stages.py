@@ -1,0 +1,244 @@
+"""What is done to one slide: tile, embed, predict, draw. Runs in this process or in a worker's."""
+
+from __future__ import annotations
+
+import functools
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from tiling.errors import StoreOpenError
+from tiling.grid import TileSpec, tile_grid
+from tiling.save_tiles import save_tiles
+from tiling.slide import Slide, open_slide
+from tiling.store import Prediction, SlideStore, check_store, create_store, open_store
+from tiling.tissue import tissue_mask
+from wsi_pipeline.config import EncoderOptions, TileOptions
+from wsi_pipeline.errors import OutputError, UsageError
+from wsi_pipeline.manifest import SlideEntry
+from wsi_pipeline.run_table import StageRow
+
+if TYPE_CHECKING:
+    from mil_models import Encoder, Model
+
+OnTiles = Callable[[str, int, int], None]
+"""Called with (stage, tiles done, tiles in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideJob:
+    """One slide and all that is to be done to it; travels to a worker."""
+
+    entry: SlideEntry
+    out: Path
+    stages: tuple[str, ...]
+    tiles: TileOptions
+    spec: TileSpec
+    encoder: EncoderOptions = EncoderOptions()
+    model: Path | None = None
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's unique name in its run."""
+        return self.entry.slide_id
+
+    @property
+    def store_path(self) -> Path:
+        """Where the slide's store is, or will be."""
+        return self.out / "stores" / f"{self.slide_id}.zarr"
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutcome:
+    """What a stage reports; `reason` without failure means that there was nothing to do."""
+
+    tiles: int
+    bad_tiles: int = 0
+    reason: str = ""
+
+
+class SlideWork:
+    """A job at work: its slide and store, opened when a stage first asks for them."""
+
+    def __init__(self, job: SlideJob, on_tiles: OnTiles | None) -> None:
+        self.job = job
+        self.on_tiles = on_tiles
+        self.prediction: Prediction | None = None
+
+    @functools.cached_property
+    def slide(self) -> Slide:
+        """The open slide."""
+        job = self.job
+        mpp = job.entry.mpp if job.entry.mpp is not None else job.tiles.slide_mpp
+        return open_slide(job.entry.path, reader=job.tiles.reader, mpp=mpp)
+
+    @functools.cached_property
+    def store(self) -> SlideStore:
+        """The slide's store, which must be there."""
+        store = open_store(self.job.store_path)
+        store.sweep()
+        return store
+
+    def progress(self, stage: str) -> Callable[[int, int], None] | None:
+        """Return what a stage calls with (tiles done, tiles in all)."""
+        return None if self.on_tiles is None else functools.partial(self.on_tiles, stage)
+
+    def close(self) -> None:
+        """Release the slide."""
+        if "slide" in self.__dict__:
+            self.slide.close()
+
+
+def run_slide(job: SlideJob, on_tiles: OnTiles | None = None) -> list[StageRow]:
+    """Run the job's stages one after the other and say what became of each.
+
+    The one place where any exception is caught: a bad slide is a failed row, its traceback is in
+    ``OUT/errors``, and the batch goes on.
+    """
+    rows: list[StageRow] = []
+    stage, started = job.stages[0], time.perf_counter()
+    work = SlideWork(job, on_tiles)
+    try:
+        with _sole_writer(job):
+            for stage in job.stages:
+                started = time.perf_counter()
+                rows.append(_row(job, stage, started, STAGES[stage](work)))
+        _error_file(job).unlink(missing_ok=True)
+    except Exception as err:
+        reason = f"{type(err).__name__}: {err}"
+        seconds = round(time.perf_counter() - started, 3)
+        rows.append(StageRow(job.slide_id, stage, "failed", reason, seconds))
+        _keep_traceback(job)
+    finally:
+        work.close()
+    return rows
+
+
+@functools.lru_cache(maxsize=1)
+def load_encoder(options: EncoderOptions) -> Encoder:
+    """Return this process's encoder for `options`."""
+    models = import_models()
+    return models.create_encoder(
+        options.encoder,
+        weights=options.weights,
+        random_weights=options.random_weights,
+        device=options.device,
+        batch_size=options.batch_size,
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def load_model(path: Path) -> Model:
+    """Return this process's copy of the model at `path`."""
+    return import_models().load_model(path)
+
+
+def import_models():  # type: ignore[no-untyped-def]  # the module itself, with its own types
+    """Import `mil_models`, or say what to install."""
+    try:
+        import mil_models.encoders
+    except ImportError as err:
+        raise UsageError(f"{err.name} is not installed: pip install 'wsi-pipeline[mil]'") from err
+    return mil_models
+
+
+def _tile(work: SlideWork) -> StageOutcome:
+    """Open the store if it holds what is asked for, or find tissue, lay the grid and make it."""
+    job = work.job
+    try:
+        store = open_store(job.store_path)
+    except StoreOpenError:
+        mask = tissue_mask(work.slide)
+        grid = tile_grid(work.slide, job.spec, mask)
+        create_store(job.store_path, work.slide, grid, mask, slide_id=job.slide_id)
+    else:
+        check_store(store, work.slide, job.spec)
+    return StageOutcome(len(work.store), reason=work.store.grid.reason)
+
+
+def _save_tiles(work: SlideWork) -> StageOutcome:
+    bad = save_tiles(work.store, work.slide, on_progress=work.progress("save_tiles"))
+    return StageOutcome(len(work.store), bad)
+
+
+def _embed(work: SlideWork) -> StageOutcome:
+    options = work.job.encoder
+    summary = import_models().embed(
+        work.store,
+        work.slide,
+        load_encoder(options),
+        allow_mismatch=options.allow_mismatch,
+        on_progress=work.progress("embed"),
+    )
+    return StageOutcome(summary.tiles, summary.bad_tiles)
+
+
+def _predict(work: SlideWork) -> StageOutcome:
+    if not len(work.store):
+        return StageOutcome(0, reason=work.store.grid.reason)
+    if work.job.model is None:
+        raise UsageError("predict needs a model; pass --model")
+    work.prediction = import_models().predict(work.store, load_model(work.job.model))
+    return StageOutcome(len(work.store))
+
+
+def _heatmap(work: SlideWork) -> StageOutcome:
+    from viewers.draw import draw_store
+
+    draw_store(work.store, work.slide, work.prediction, work.job.out)
+    return StageOutcome(len(work.store))
+
+
+STAGES: dict[str, Callable[[SlideWork], StageOutcome]] = {
+    "tile": _tile,
+    "save_tiles": _save_tiles,
+    "embed": _embed,
+    "predict": _predict,
+    "heatmap": _heatmap,
+}
+"""The stages, in the order in which they can run."""
+
+
+@contextmanager
+def _sole_writer(job: SlideJob) -> Iterator[None]:
+    """Hold the store for this process; the system lets go of it even if the process is killed."""
+    locks = job.out / "stores" / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(locks / f"{job.slide_id}.lock", timeout=0):
+            yield
+    except Timeout as err:
+        raise OutputError(
+            f"{job.slide_id}: another process is working on this slide; wait for it, or stop it"
+        ) from err
+
+
+def _row(job: SlideJob, stage: str, started: float, outcome: StageOutcome) -> StageRow:
+    return StageRow(
+        slide_id=job.slide_id,
+        stage=stage,
+        status="skipped" if outcome.reason and stage != "tile" else "done",
+        reason=outcome.reason,
+        seconds=round(time.perf_counter() - started, 3),
+        tiles=outcome.tiles,
+        bad_tiles=outcome.bad_tiles,
+    )
+
+
+def _error_file(job: SlideJob) -> Path:
+    return job.out / "errors" / f"{job.slide_id}.txt"
+
+
+def _keep_traceback(job: SlideJob) -> None:
+    path = _error_file(job)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError:
+        pass  # a full disk is what failed the slide: the row says so

@@ -1,0 +1,52 @@
+"""What `wsi train` does around :func:`mil_models.train`: stores in, progress and figures out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tiling.store import iter_stores
+from wsi_pipeline.stages import import_models
+
+
+def train_model(
+    stores: Path, labels: Path, out: Path, *, quiet: bool = False, **options: Any
+) -> dict[str, Any]:
+    """Train a model on the stores of a run, show how it goes, and return its metrics.
+
+    `options` are those of :func:`mil_models.train`.
+    """
+    console = Console(stderr=True, quiet=quiet)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[loss]}"),
+        console=console,
+    ) as progress:
+        bars: dict[str, Any] = {}
+
+        def tell(fold: str, epoch: int, epochs: int, loss: float | None) -> None:
+            if fold not in bars:
+                bars[fold] = progress.add_task(fold, total=epochs, loss="")
+            text = "" if loss is None else f"validation loss {loss:.4f}"
+            progress.update(bars[fold], completed=epoch, total=epochs, loss=text)
+
+        result = import_models().train(
+            list(iter_stores(stores)), labels, out, on_progress=tell, **options
+        )
+    metrics: dict[str, Any] = result.metrics
+    _show(metrics, console)
+    return metrics
+
+
+def _show(metrics: dict[str, Any], console: Console) -> None:
+    table = Table("out-of-fold", "value", box=None)
+    for key, value in metrics.items():
+        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        table.add_row(key, text)
+    console.print(table)
