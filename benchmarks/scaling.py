@@ -51,6 +51,7 @@ def run(command: list[str]) -> tuple[float, float, str]:
 
 
 def main() -> None:
+    """Run every size and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[15_000, 30_000])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "wsi-bench")

@@ -21,19 +21,18 @@ class BagCache:
     def __init__(self, embeddings: str | None = None, *, limit_bytes: int = CACHE_BYTES) -> None:
         self._name = embeddings
         self._room = limit_bytes
-        self._bags: dict[str, Tensor] = {}
+        self._bags: dict[str, NDArray[np.float32]] = {}
 
     def bag(self, store: SlideStore) -> Tensor:
         """Return the slide's embeddings, float32, shape ``(N, D)``, unreadable tiles left out."""
-        if store.slide_id in self._bags:
-            return self._bags[store.slide_id]
-        values, keep = read_bag(store, store.embeddings(self._name))
-        bag = torch.from_numpy(values[keep])
-        size = bag.numel() * bag.element_size()
-        if size <= self._room:
+        if store.slide_id not in self._bags:
+            values, keep = read_bag(store, store.embeddings(self._name))
+            bag = np.ascontiguousarray(values[keep])
+            if bag.nbytes > self._room:
+                return torch.from_numpy(bag)
             self._bags[store.slide_id] = bag
-            self._room -= size
-        return bag
+            self._room -= bag.nbytes
+        return torch.from_numpy(self._bags[store.slide_id])
 
 
 def read_bag(store: SlideStore, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

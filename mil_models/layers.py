@@ -29,7 +29,7 @@ class AttentionPool(nn.Module):
         self.score = nn.Linear(width, 1, bias=False)
 
     def forward(self, bag: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Pool `bag` (B, N, D), real where `mask` (B, N), to (B, D); return attention (B, N) too."""
+        """Pool `bag` (B, N, D), real where `mask` (B, N); return (B, D), attention (B, N)."""
         hidden = self.value(bag).tanh() * self.gate(bag).sigmoid()  # (B, N, K)
         logits = self.score(hidden).squeeze(-1)  # (B, N)
         attention = logits.masked_fill(~mask, -torch.inf).softmax(dim=1)  # (B, N)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def run(
     stages += ["embed", "predict", "heatmap"] if model else ["embed", "heatmap"]
     job = plan(out, stages, tiles=tiles, encoder=encoder, model=model)
     result = run_slides("run", inputs, job, batch=batch)
-    write_outputs(job.out, result, model=job.model, parameters=parameters_of(job, batch))
+    write_outputs(result, job, batch=batch)
     return result
 
 
@@ -179,28 +180,106 @@ def run_jobs(
     return result
 
 
+def predict_stores(
+    stores: str | Path,
+    model: str | Path,
+    out: str | Path | None = None,
+    *,
+    batch: BatchOptions = BatchOptions(progress="none"),
+) -> RunResult:
+    """Score every store of an earlier run and write ``predictions.csv`` to `out` (or beside them).
+
+    Slides are not opened; a store whose embeddings do not fit the model is a failed row.
+    """
+    root = root_of(stores)
+    job = replace(_stored_job(root, ["predict"]), model=_checked_model(model))
+    result = run_stores("predict", root, job, batch=batch)
+    folder = root if out is None else output_folder(out, stores=False)
+    _write_scores(folder, _open_stores(root, result), job.model)
+    return result
+
+
+def draw_stores(
+    stores: str | Path,
+    model: str | Path | None = None,
+    *,
+    batch: BatchOptions = BatchOptions(progress="none"),
+) -> RunResult:
+    """Draw every store of an earlier run: heatmaps with a model, tissue without."""
+    root = root_of(stores)
+    job = _stored_job(root, ["predict", "heatmap"] if model else ["heatmap"])
+    job = replace(job, model=None if model is None else _checked_model(model))
+    return run_stores("heatmap", root, job, batch=batch)
+
+
 def write_outputs(
-    out: Path, result: RunResult, *, model: Path | None, parameters: dict[str, Any]
+    result: RunResult,
+    job: SlideJob,
+    *,
+    batch: BatchOptions,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write ``predictions.csv`` (with a model) and ``report.html`` for the slides of a run."""
     from wsi_pipeline.page import write_page
 
-    ids = dict.fromkeys(row.slide_id for row in result.rows)
-    stores = {i: s for i in ids if (s := _try_store(out / "stores" / f"{i}.zarr")) is not None}
-    predictions: dict[str, Prediction | None] = dict.fromkeys(stores)
-    if model is not None:
-        loaded = load_model(model)
-        predictions = {i: find_prediction(s, loaded.model_id) for i, s in stores.items()}
-        rows = [(stores[i], predictions[i]) for i in stores]
-        write_predictions(out / "predictions.csv", loaded.classes, rows)
+    stores = _open_stores(result.out, result)
     write_page(
-        out, result.rows, stores=stores, predictions=predictions, parameters=parameters,
-        model=None if model is None else load_model(model),
-    )  # fmt: skip
+        result.out,
+        result.rows,
+        stores=stores,
+        predictions=_write_scores(result.out, stores, job.model),
+        parameters=parameters_of(job, batch),
+        model=None if job.model is None else load_model(job.model),
+        out_of_fold=None if job.model is None else out_of_fold_scores(job.model),
+        notes=notes,
+    )
 
 
-def output_folder(out: str | Path) -> Path:
-    """Return the output folder, made if needed and known to be writable.
+def out_of_fold_scores(model: Path) -> dict[str, float]:
+    """Return the positive class's out-of-fold score of each training slide that has one."""
+    from mil_models.checkpoint import read_predictions
+
+    column = f"score_{load_model(model).classes[-1]}"
+    rows = read_predictions(model)
+    return {row["slide_id"]: float(row[column]) for row in rows if row[column]}
+
+
+def _write_scores(
+    folder: Path, stores: Mapping[str, SlideStore], model: Path | None
+) -> dict[str, Prediction | None]:
+    """Write ``predictions.csv`` if there is a model; return what it said of each slide."""
+    if model is None:
+        return dict.fromkeys(stores)
+    loaded = load_model(model)
+    predictions = {i: find_prediction(s, loaded.model_id) for i, s in stores.items()}
+    rows = [(stores[i], predictions[i]) for i in stores]
+    write_predictions(folder / "predictions.csv", loaded.classes, rows)
+    return predictions
+
+
+def _open_stores(out: Path, result: RunResult) -> dict[str, SlideStore]:
+    """Return the stores of a run's slides; those that were never made are left out."""
+    found = {}
+    for slide_id in dict.fromkeys(row.slide_id for row in result.rows):
+        with contextlib.suppress(StoreError):
+            found[slide_id] = open_store(out / "stores" / f"{slide_id}.zarr")
+    return found
+
+
+def _stored_job(root: Path, stages: Sequence[str]) -> SlideJob:
+    """Return a job on stores that are there; their own attributes say what their tiles are."""
+    options = TileOptions()
+    return SlideJob(SlideEntry("", ""), output_folder(root), tuple(stages), options, options.spec())
+
+
+def _checked_model(model: str | Path) -> Path:
+    path = Path(model).resolve()
+    load_model(path)
+    return path
+
+
+def output_folder(out: str | Path, *, stores: bool = True) -> Path:
+    """Return the output folder (with its `stores`), made if needed and known to be writable.
 
     Raises
     ------
@@ -209,7 +288,7 @@ def output_folder(out: str | Path) -> Path:
     """
     path = Path(out)
     try:
-        (path / "stores").mkdir(parents=True, exist_ok=True)
+        (path / "stores" if stores else path).mkdir(parents=True, exist_ok=True)
         probe = path / f".write-{os.getpid()}"
         probe.touch()
         probe.unlink()
@@ -239,10 +318,3 @@ def parameters_of(job: SlideJob, batch: BatchOptions) -> dict[str, Any]:
         "workers": batch.workers,
         "stages": list(job.stages),
     }
-
-
-def _try_store(path: Path) -> SlideStore | None:
-    try:
-        return open_store(path)
-    except StoreError:
-        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+import mil_models
 from tiling.errors import StoreOpenError
 from tiling.grid import TileSpec, tile_grid
 from tiling.save_tiles import save_tiles
@@ -123,8 +125,8 @@ def run_slide(job: SlideJob, on_tiles: OnTiles | None = None) -> list[StageRow]:
 @functools.lru_cache(maxsize=1)
 def load_encoder(options: EncoderOptions) -> Encoder:
     """Return this process's encoder for `options`."""
-    models = import_models()
-    return models.create_encoder(
+    require_models()
+    return mil_models.create_encoder(
         options.encoder,
         weights=options.weights,
         random_weights=options.random_weights,
@@ -136,16 +138,16 @@ def load_encoder(options: EncoderOptions) -> Encoder:
 @functools.lru_cache(maxsize=1)
 def load_model(path: Path) -> Model:
     """Return this process's copy of the model at `path`."""
-    return import_models().load_model(path)
+    require_models()
+    return mil_models.load_model(path)
 
 
-def import_models():  # type: ignore[no-untyped-def]  # the module itself, with its own types
-    """Import `mil_models`, or say what to install."""
+def require_models() -> None:
+    """Make sure that what `mil_models` needs is installed, or say what to install."""
     try:
-        import mil_models.encoders
+        importlib.import_module("mil_models.encoders")
     except ImportError as err:
         raise UsageError(f"{err.name} is not installed: pip install 'wsi-pipeline[mil]'") from err
-    return mil_models
 
 
 def _tile(work: SlideWork) -> StageOutcome:
@@ -169,7 +171,7 @@ def _save_tiles(work: SlideWork) -> StageOutcome:
 
 def _embed(work: SlideWork) -> StageOutcome:
     options = work.job.encoder
-    summary = import_models().embed(
+    summary = mil_models.embed(
         work.store,
         work.slide,
         load_encoder(options),
@@ -184,7 +186,7 @@ def _predict(work: SlideWork) -> StageOutcome:
         return StageOutcome(0, reason=work.store.grid.reason)
     if work.job.model is None:
         raise UsageError("predict needs a model; pass --model")
-    work.prediction = import_models().predict(work.store, load_model(work.job.model))
+    work.prediction = mil_models.predict(work.store, load_model(work.job.model))
     return StageOutcome(len(work.store))
 
 

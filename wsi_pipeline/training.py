@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+import mil_models
 from tiling.store import iter_stores
-from wsi_pipeline.stages import import_models
+from wsi_pipeline.stages import require_models
 
 
 def train_model(
@@ -20,6 +21,7 @@ def train_model(
 
     `options` are those of :func:`mil_models.train`.
     """
+    require_models()
     console = Console(stderr=True, quiet=quiet)
     with Progress(
         TextColumn("{task.description}"),
@@ -36,7 +38,7 @@ def train_model(
             text = "" if loss is None else f"validation loss {loss:.4f}"
             progress.update(bars[fold], completed=epoch, total=epochs, loss=text)
 
-        result = import_models().train(
+        result = mil_models.train(
             list(iter_stores(stores)), labels, out, on_progress=tell, **options
         )
     metrics: dict[str, Any] = result.metrics

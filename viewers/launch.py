@@ -1,0 +1,73 @@
+"""Open napari on a slide and its heatmap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from viewers._reader import read_layers
+from viewers.errors import ViewerError
+from viewers.layers import attention_layers, slide_layers
+
+if TYPE_CHECKING:
+    from napari import Viewer
+
+INSTALL = "pip install 'wsi-pipeline[gui]'"
+
+
+def create_viewer(
+    path: str | Path,
+    store: str | Path | None = None,
+    *,
+    mpp: float | None = None,
+    show: bool = True,
+) -> Viewer:
+    """Return a napari viewer with a slide, its heatmap if `store` has one, and a scale bar.
+
+    Parameters
+    ----------
+    path
+        A slide, or a slide store, which brings its slide and its heatmaps.
+    store
+        The slide's store.
+    mpp
+        Pixel size in µm, in place of what the slide states.
+
+    Raises
+    ------
+    ViewerError
+        napari or a Qt binding is not installed.
+    """
+    try:
+        import napari
+        from napari.layers import Layer
+        from napari.settings import get_settings
+
+        import_qt()
+    except ImportError as err:
+        raise ViewerError(f"the viewer is not installed ({err}); {INSTALL}") from err
+    is_store = Path(path).suffix == ".zarr"
+    layers = read_layers(str(path)) if is_store else slide_layers(path, mpp=mpp)
+    if store is not None:
+        layers += attention_layers(store)
+    # Reading off the window's thread: panning blocks it several times less.
+    get_settings().experimental.async_ = True
+    viewer = napari.Viewer(title=f"{Path(path).name} · research use only", show=show)
+    for layer in layers:
+        viewer.add_layer(Layer.create(*layer))
+    viewer.canvas.overlays.scale_bar.visible = True
+    viewer.reset_view()
+    return viewer
+
+
+def view(path: str | Path, store: str | Path | None = None, *, mpp: float | None = None) -> None:
+    """Open napari as :func:`create_viewer` does, and return when the window is closed."""
+    create_viewer(path, store, mpp=mpp)
+    import napari
+
+    napari.run()
+
+
+def import_qt() -> None:
+    """Import the Qt binding that is installed; raise `ImportError` if there is none."""
+    from qtpy import QtWidgets  # noqa: F401

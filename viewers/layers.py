@@ -1,0 +1,115 @@
+"""Slides and stores as napari layer data: plain tuples, made without napari or Qt."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viewers.colours import heat_colours
+
+if TYPE_CHECKING:
+    from tiling.slide import Slide
+    from tiling.store import SlideStore
+
+LayerData = tuple[Any, dict[str, Any], str]
+"""(data, keyword arguments, layer type), as napari's readers return it."""
+CHUNK_PX = 512
+
+
+def slide_layers(
+    slide: Slide | str | Path, *, mpp: float | tuple[float, float] | None = None
+) -> list[LayerData]:
+    """Return a slide as one multiscale RGB image layer, lazy, in µm.
+
+    Parameters
+    ----------
+    slide
+        An open slide, or where one is.
+    mpp
+        Pixel size in µm, in place of what the slide states.
+
+    Returns
+    -------
+    One image layer. Where no pixel size can be believed its unit is the pixel.
+    """
+    from tiling.slide import Slide, open_slide
+    from tiling.tiles import level_array
+
+    found = slide if isinstance(slide, Slide) else open_slide(slide, mpp=mpp)
+    levels = [
+        level_array(found, level, chunk_px=CHUNK_PX) for level in range(len(found.level_sizes))
+    ]
+    resolution = found.resolution
+    known = resolution.mpp is not None and not resolution.problem
+    size = resolution.mpp if known and resolution.mpp is not None else (1.0, 1.0)
+    arguments: dict[str, Any] = {
+        "name": Path(found.path).stem,
+        "rgb": True,
+        "multiscale": len(levels) > 1,
+        "scale": (size[1], size[0]),
+        "units": ("um", "um") if known else ("pixel", "pixel"),
+        "metadata": {"path": found.path, "mpp": resolution.mpp, "mpp_source": resolution.source},
+    }
+    return [(levels if len(levels) > 1 else levels[0], arguments, "image")]
+
+
+def attention_layers(
+    store: SlideStore | str | Path, prediction: str | None = None
+) -> list[LayerData]:
+    """Return a store's attention as one image layer per prediction, a pixel per tile.
+
+    The colour is the percentile rank, clear where it is low; raw attention is in the layer's
+    metadata.
+
+    Parameters
+    ----------
+    prediction
+        Name of one prediction; all of them if not given.
+    """
+    from tiling.heatmap import percentile_rank, score_map
+    from tiling.store import SlideStore, open_store
+
+    found = store if isinstance(store, SlideStore) else open_store(store)
+    names = found.prediction_names() if prediction is None else [prediction]
+    grid, mpp = found.grid, found.slide_mpp
+    layers: list[LayerData] = []
+    for name in names:
+        said = found.prediction(name)
+        shape = {"extent": grid.extent, "stride": grid.stride, "slide_size": grid.slide_size}
+        ranks = score_map(grid.coords, percentile_rank(said.attention), **shape)
+        raw = score_map(grid.coords, said.attention, **shape)
+        arguments: dict[str, Any] = {
+            "name": f"attention {said.name}",
+            "scale": ranks.cell_um(mpp),
+            "translate": ranks.center_um(mpp),
+            "units": ("um", "um"),
+            "colormap": {
+                "name": "wsi-heat",
+                "colors": heat_colours(),
+                "nan_color": (0.0, 0.0, 0.0, 0.0),
+            },
+            "contrast_limits": (0.0, 1.0),
+            "blending": "translucent",
+            "interpolation2d": "nearest",
+            "metadata": {"attention": raw.values, "scores": said.scores, "label": said.label},
+        }
+        layers.append((ranks.values, arguments, "image"))
+    return layers
+
+
+def store_layers(path: str | Path) -> list[LayerData]:
+    """Return the slide that a store was made from, and its attention over it.
+
+    A slide that is no longer where it was is left out with a warning.
+    """
+    from tiling.errors import SlideError
+    from tiling.store import open_store
+
+    store = open_store(path)
+    layers: list[LayerData] = []
+    try:
+        layers += slide_layers(store.slide_path, mpp=store.slide_mpp)
+    except SlideError as err:
+        warnings.warn(f"{store.slide_id}: shown without its slide: {err}", stacklevel=2)
+    return layers + attention_layers(store)
