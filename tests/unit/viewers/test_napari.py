@@ -1,0 +1,169 @@
+"""napari's side: layer data, manifest, reader, and that slide and heatmap coincide on screen."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import write_lossless
+from tests.unit.tiling.test_store import make_store
+from tiling import SlideStore, TileSpec
+from viewers import attention_layers, slide_layers, store_layers
+from viewers._reader import get_reader
+
+napari = pytest.importorskip("napari")
+needs_display = pytest.mark.skipif(
+    sys.platform == "linux" and shutil.which("Xvfb") is None, reason="no Xvfb to draw on"
+)
+
+
+def test_slide_layers_are_lazy_levels_in_micrometres(tissue_path: Path) -> None:
+    [(levels, arguments, kind)] = slide_layers(tissue_path)
+    assert kind == "image"
+    assert [level.shape for level in levels] == [(1537, 2051, 3), (384, 512, 3)]
+    assert levels[0].chunksize == (512, 512, 3)
+    assert arguments["scale"] == (0.5, 0.5)
+    assert arguments["units"] == ("um", "um")
+    assert arguments["rgb"]
+    assert arguments["multiscale"]
+
+
+def test_without_a_believable_pixel_size_the_unit_is_the_pixel(no_mpp_path: Path) -> None:
+    [(_, arguments, _)] = slide_layers(no_mpp_path)
+    assert (arguments["scale"], arguments["units"]) == ((1.0, 1.0), ("pixel", "pixel"))
+    [(_, arguments, _)] = slide_layers(no_mpp_path, mpp=0.25)
+    assert (arguments["scale"], arguments["units"]) == ((0.25, 0.25), ("um", "um"))
+
+
+def test_attention_is_placed_by_pixel_centres(scored_store: SlideStore) -> None:
+    [(ranks, arguments, kind)] = attention_layers(scored_store)
+    assert kind == "image"
+    assert ranks.shape == (7, 9)  # 1537 x 2051 px in cells of 256
+    assert arguments["scale"] == (128.0, 128.0)
+    assert arguments["translate"] == (63.75, 63.75)
+    assert ranks[4, 5] == 1.0
+    assert np.isnan(ranks[0, 0])
+    raw = arguments["metadata"]["attention"]
+    assert np.nansum(raw) == pytest.approx(1)
+
+
+def test_a_store_without_its_slide_shows_the_heatmap_alone(
+    tissue_path: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copy(tissue_path, tmp_path / "moved.tif"))
+    store = make_store(moved, tmp_path / "a.zarr")
+    moved.unlink()
+    with pytest.warns(UserWarning, match="shown without its slide"):
+        assert store_layers(store.path) == []
+
+
+def test_the_reader_takes_slides_and_stores_and_nothing_else(
+    tissue_path: Path, scored_store: SlideStore, tmp_path: Path
+) -> None:
+    read = get_reader(str(tissue_path))
+    assert read is not None
+    assert len(read(str(tissue_path))) == 1
+    read = get_reader([scored_store.path])
+    assert read is not None
+    assert [arguments["name"] for _, arguments, _ in read([scored_store.path])] == [
+        "tissue", "attention abmil-0a0a0a0a",
+    ]  # fmt: skip
+    (tmp_path / "x.tif").write_text("no slide")
+    (tmp_path / "y.zarr").mkdir()
+    for other in (str(tmp_path / "x.tif"), str(tmp_path / "y.zarr"), str(tmp_path / "none"), []):
+        assert get_reader(other) is None
+
+
+def test_the_manifest_is_valid() -> None:
+    """One bad field disables the whole plugin with only a warning."""
+    found = subprocess.run(
+        [sys.executable, "-m", "npe2", "validate", "wsi-pipeline"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout + found.stderr
+    from npe2 import PluginManifest
+
+    manifest = PluginManifest.from_distribution("wsi-pipeline")
+    for command in manifest.contributions.commands or []:
+        assert callable(command.python_name and _import(command.python_name))
+
+
+def _import(name: str) -> Any:
+    import importlib
+
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+@needs_display
+@pytest.mark.parametrize("zoom", [0.8, 2.0])
+def test_slide_and_heatmap_coincide_on_screen(
+    make_napari_viewer: Callable[..., Any], tmp_path: Path, zoom: float
+) -> None:
+    """An odd slide with one blue tile, and attention on that tile alone: the same pixels."""
+    pixels = np.full((771, 1031, 3), 255, np.uint8)
+    pixels[256:384, 384:512] = (0, 0, 255)
+    path = write_lossless(
+        tmp_path / "s.tif", [pixels, np.ascontiguousarray(pixels[1::2, 1::2])], 0.5
+    )
+    store = make_store(path, tmp_path / "s.zarr", TileSpec(128, 0.5, min_tissue=0.0))
+    attention = np.full(len(store), np.nan, np.float32)
+    hot = store.grid.coords.tolist().index([384, 256])
+    attention[hot] = 1
+    store.write_prediction("m-00000000", scores={"a": 0.0, "b": 1.0}, attention=attention, attrs={})
+    viewer = make_napari_viewer(show=True)
+    from napari.layers import Layer
+
+    slide_layer = viewer.add_layer(Layer.create(*slide_layers(path)[0]))
+    heat_layer = viewer.add_layer(Layer.create(*attention_layers(store)[0]))
+    viewer.scene.camera.center = (160.0, 224.0)  # µm: the tile's middle
+    viewer.scene.camera.zoom = zoom / 0.5
+    heat_layer.visible = False
+    plain = viewer.screenshot(canvas_only=True, flash=False)[..., :3].astype(int)
+    heat_layer.visible = True
+    slide_layer.visible = False
+    heat = viewer.screenshot(canvas_only=True, flash=False)[..., :3].astype(int)
+    blue = np.argwhere((plain[..., 2] > 200) & (plain[..., 0] < 80))
+    red = np.argwhere(heat[..., 0] > 60)
+    assert len(blue) > 100
+    assert np.abs(red.min(axis=0) - blue.min(axis=0)).max() <= 1
+    assert np.abs(red.max(axis=0) - blue.max(axis=0)).max() <= 1
+
+
+@needs_display
+def test_the_viewer_opens_a_slide_by_the_plugin(
+    make_napari_viewer: Callable[..., Any], tissue_path: Path, scored_store: SlideStore
+) -> None:
+    viewer = make_napari_viewer()
+    viewer.open(str(tissue_path), plugin="wsi-pipeline")
+    viewer.open(scored_store.path, plugin="wsi-pipeline")
+    assert [layer.name for layer in viewer.layers] == [
+        "tissue", "tissue [1]", "attention abmil-0a0a0a0a",
+    ]  # fmt: skip
+    assert all(str(u) == "micrometer" for layer in viewer.layers for u in layer.units)
+
+
+@needs_display
+def test_wsi_view_opens_slide_heatmap_and_scale_bar(
+    make_napari_viewer: Callable[..., Any], tissue_path: Path, scored_store: SlideStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from viewers.launch import create_viewer
+
+    viewer = make_napari_viewer()
+    monkeypatch.setattr(napari, "Viewer", lambda **_: viewer)
+    settings = napari.settings.get_settings()
+    before = settings.experimental.async_
+    try:
+        create_viewer(tissue_path, scored_store.path)
+    finally:
+        settings.experimental.async_ = before
+    assert len(viewer.layers) == 2
+    assert viewer.canvas.overlays.scale_bar.visible
