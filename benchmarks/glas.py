@@ -1,9 +1,10 @@
 """Tell malignant from benign colon fields of unseen patients: embeddings and a MIL head at work.
 
 The GlaS fields (MICCAI 2015 gland challenge) are for research, not commercial use, and stay
-outside the repository. Each field becomes a slide, tiles of 224 px overlap by half, and gated attention MIL
-is cross-validated with patients apart. The figure is the pooled out-of-fold AUC with a 95 % interval
-by resampling patients: 8 of the 11 patients have one class only, so an AUC per fold means nothing.
+outside the repository. Each field becomes a slide, tiles of 224 px overlap by half, and gated
+attention MIL is cross-validated with patients apart. The figure is the pooled out-of-fold AUC with
+a 95 % interval by resampling patients: 8 of the 11 patients have one class only, so an AUC per
+fold means nothing.
 
     python benchmarks/glas.py --data ../shared/data/glas_glands/glas_patients_dev.zip
     python benchmarks/glas.py --random-weights

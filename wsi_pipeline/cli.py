@@ -365,7 +365,9 @@ def launch(
     debug
         Show tracebacks and the log.
     """
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.DEBUG if debug else logging.WARNING)
+    logging.basicConfig(level=handler.level, handlers=[handler])
     if config is not None:
         app.config = (_read_config(config),)
     return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
@@ -374,10 +376,12 @@ def launch(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     tokens = sys.argv[1:] if arguments is None else arguments
-    sys.exit(_run(tokens))
+    sys.exit(run_tokens(tokens))
 
 
-def _run(tokens: list[str]) -> int:
+def run_tokens(tokens: list[str]) -> int:
+    """Run the command line in this process and return its exit code."""
+    app.config = ()
     try:
         code = app.meta(
             tokens, exit_on_error=False, print_error=False, result_action="return_value"

@@ -118,4 +118,4 @@ class BatchOptions:
 
     def __post_init__(self) -> None:
         if self.workers < 1:
-            raise ValueError(f"workers={self.workers}: must be at least 1")
+            raise UsageError(f"workers={self.workers}: must be at least 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -54,6 +55,23 @@ class ReaderContract:
                 slide.read_region((1024, 768), level=0, size=(256, 256))
             after = slide.read_region((512, 256), level=0, size=(64, 64))
         assert np.array_equal(before, after)
+
+    def test_a_bad_tile_does_not_spoil_what_other_threads_read(self, corrupt_path: Path) -> None:
+        """OpenSlide: an error makes the handle fail for every thread that is in it."""
+        corners = [(x0, y0) for y0 in range(256, 1280, 128) for x0 in range(512, 1536, 128)]
+        with open_slide(corrupt_path, reader=self.reader) as slide:
+
+            def is_bad(corner: tuple[int, int]) -> bool:
+                try:
+                    slide.read_region(corner, level=0, size=(128, 128))
+                except SlideReadError:
+                    return True
+                return False
+
+            with ThreadPoolExecutor(4) as pool:
+                for _ in range(5):
+                    bad = [c for c, b in zip(corners, pool.map(is_bad, corners), strict=True) if b]
+                    assert bad == [(1024, 768), (1152, 768), (1024, 896), (1152, 896)]
 
     def test_not_a_slide(self, tmp_path: Path) -> None:
         path = tmp_path / "text.tif"

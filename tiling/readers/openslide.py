@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import openslide
 from numpy.typing import NDArray
+from PIL import Image
 
 from tiling.errors import SlideOpenError, SlideReadError
 from tiling.readers.base import Reader, UnsupportedSlideError, rgb_over_white
@@ -28,7 +29,11 @@ class OpenSlideReader(Reader):
         self._path = path
         self._lock = threading.Lock()
         self._slide = self._open_handle()
+        # Kept, since even metadata cannot be asked of a handle that has seen an error.
         self._properties = dict(self._slide.properties)
+        self._level_sizes = tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
+        self._level_downsamples = tuple(float(d) for d in self._slide.level_downsamples)
+        self._associated_names = tuple(sorted(self._slide.associated_images))
 
     @classmethod
     def open(cls, path: str, storage_options: Mapping[str, Any]) -> OpenSlideReader:
@@ -40,11 +45,11 @@ class OpenSlideReader(Reader):
 
     @property
     def level_sizes(self) -> tuple[tuple[int, int], ...]:
-        return tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
+        return self._level_sizes
 
     @property
     def level_downsamples(self) -> tuple[float, ...]:
-        return tuple(float(d) for d in self._slide.level_downsamples)
+        return self._level_downsamples
 
     @property
     def properties(self) -> Mapping[str, str]:
@@ -56,16 +61,14 @@ class OpenSlideReader(Reader):
 
     @property
     def associated_names(self) -> tuple[str, ...]:
-        return tuple(sorted(self._slide.associated_images))
+        return self._associated_names
 
     def read_region(
         self, location: tuple[int, int], level: int, size: tuple[int, int]
     ) -> NDArray[np.uint8]:
-        slide = self._slide
         try:
-            image = slide.read_region(location, level, size)
+            image = self._read(lambda slide: slide.read_region(location, level, size))
         except openslide.OpenSlideError as err:
-            self._replace_handle(slide)
             raise SlideReadError(
                 f"{self._path}: level {level}, {size[0]} x {size[1]} px at {location}: {err}"
             ) from err
@@ -73,10 +76,27 @@ class OpenSlideReader(Reader):
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
         try:
-            return rgb_over_white(np.asarray(self._slide.associated_images[name]))
+            image = self._read(lambda slide: slide.associated_images[name])
         except openslide.OpenSlideError as err:
-            self._replace_handle(self._slide)
             raise SlideReadError(f"{self._path}: associated image {name!r}: {err}") from err
+        return rgb_over_white(np.asarray(image))
+
+    def _read(self, read: Callable[[openslide.OpenSlide], Image.Image]) -> Image.Image:
+        """Read from the shared handle; if that fails, once more from a handle of its own.
+
+        After its first error an OpenSlide handle fails for ever, also for the threads that are
+        reading good pixels from it at that moment: only a fresh handle tells whose fault it was.
+        """
+        shared = self._slide
+        try:
+            return read(shared)
+        except openslide.OpenSlideError:
+            with self._lock:
+                if self._slide is shared:
+                    # The old handle is left to the collector: other threads may still be in it.
+                    self._slide = self._open_handle()
+                with self._open_handle() as own:
+                    return read(own)
 
     def close(self) -> None:
         self._slide.close()
@@ -90,12 +110,3 @@ class OpenSlideReader(Reader):
             raise SlideOpenError(f"{self._path}: OpenSlide: {err}") from err
         handle.set_cache(_cache)
         return handle
-
-    def _replace_handle(self, poisoned: openslide.OpenSlide) -> None:
-        """Open the file anew: after its first error an OpenSlide handle fails for ever.
-
-        The poisoned handle is left to the garbage collector: other threads may still be in it.
-        """
-        with self._lock:
-            if self._slide is poisoned:
-                self._slide = self._open_handle()

@@ -1,0 +1,236 @@
+"""The command line as people and programs use it: outputs, exit codes, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tiling import open_store
+from tiling.store import Rows
+from wsi_pipeline.cli import run_tokens
+
+ENCODER = ["--encoder", "resnet10t", "--random-weights", "--device", "cpu"]
+QUIET = ["--progress", "none"]
+
+
+def wsi(*tokens: object) -> int:
+    return run_tokens([str(token) for token in tokens])
+
+
+def table(out: Path) -> dict[tuple[str, str], dict[str, str]]:
+    with (out / "run_table.csv").open(newline="", encoding="utf-8") as file:
+        return {(row["slide_id"], row["stage"]): row for row in csv.DictReader(file)}
+
+
+def files_below(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, tissue_path: Path, blank_path: Path, no_mpp_path: Path,
+          corrupt_path: Path) -> Path:  # fmt: skip
+    """Good slides and bad ones in one folder."""
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for path in (tissue_path, blank_path, no_mpp_path, corrupt_path):
+        shutil.copy(path, folder)
+    (folder / "text.svs").write_text("no slide")
+    (folder / "truncated.tif").write_bytes(tissue_path.read_bytes()[:5000])
+    return folder
+
+
+def test_info_for_programs(tissue_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert wsi("info", tissue_path, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["slide_id"] == "tissue"
+    assert (found["width"], found["height"]) == (2051, 1537)
+    assert (found["mpp_x"], found["mpp_source"]) == (pytest.approx(0.5), "openslide.mpp")
+    assert found["levels"][1] == {"width": 512, "height": 384, "downsample": pytest.approx(4, 0.01)}
+    assert found["warnings"] == []
+
+
+def test_info_states_a_missing_pixel_size(
+    no_mpp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert wsi("info", no_mpp_path, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["mpp_x"], found["mpp_source"]) == (None, None)
+    assert found["warnings"] == ["no mpp in the metadata"]
+
+
+def test_a_folder_that_mixes_good_and_bad(mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert wsi("tile", mixed, "-o", out, *QUIET) == 1
+    rows = table(out)
+    status = {slide: row["status"] for (slide, _), row in rows.items()}
+    assert status == {"tissue": "done", "blank": "done", "corrupt": "done", "no_mpp": "failed",
+                      "text": "failed", "truncated": "failed"}  # fmt: skip
+    assert "MissingMppError: no_mpp.tif: no mpp" in rows["no_mpp", "tile"]["reason"]
+    assert rows["blank", "tile"]["reason"] == "no tile of 16 has at least 10% tissue"
+    assert (rows["blank", "tile"]["tiles"], len(open_store(out / "stores/blank.zarr"))) == ("0", 0)
+    assert "Traceback" in (out / "errors" / "text.txt").read_text()
+    record = json.loads((out / "run.json").read_text())
+    assert record["exit_code"] == 1
+    assert record["failed"] == ["no_mpp", "text", "truncated"]
+    assert record["parameters"]["tiles"]["mpp"] == 0.5
+
+
+def test_the_pixel_size_can_be_given(no_mpp_path: Path, tmp_path: Path) -> None:
+    assert wsi("tile", no_mpp_path, "-o", tmp_path / "a", *QUIET) == 3
+    assert wsi("tile", no_mpp_path, "-o", tmp_path / "a", "--slide-mpp", 0.5, *QUIET) == 0
+    assert not (tmp_path / "a" / "errors" / "no_mpp.txt").exists()
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"path,mpp\n{no_mpp_path},0.25\n")
+    assert wsi("tile", manifest, "-o", tmp_path / "b", *QUIET) == 0
+    attrs = open_store(tmp_path / "b" / "stores" / "no_mpp.zarr").attrs["slide"]
+    assert (attrs["mpp_x"], attrs["mpp_source"]) == (0.25, "user")
+
+
+def test_the_same_again_changes_nothing_and_other_parameters_are_refused(
+    tissue_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ["embed", tissue_path, "-o", out, *ENCODER, "--tile-px", 128, *QUIET]
+    assert wsi(*command) == 0
+    before = files_below(out / "stores")
+    assert wsi(*command) == 0
+    assert files_below(out / "stores") == before
+    assert wsi("tile", tissue_path, "-o", out, "--tile-px", 96, *QUIET) == 3
+    assert "tile_px is 96, the store was made with 128" in table(out)["tissue", "tile"]["reason"]
+    assert wsi(*command, "--batch-size", 16) == 0
+    assert len(open_store(out / "stores" / "tissue.zarr").embedding_names()) == 2
+
+
+def test_one_corrupt_tile_is_counted_and_its_embedding_is_nan(
+    corrupt_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert wsi("embed", corrupt_path, "-o", out, *ENCODER, *QUIET, "--min-tissue", 0.5) == 0
+    row = table(out)["corrupt", "embed"]
+    assert (row["status"], row["tiles"], row["bad_tiles"]) == ("done", "16", "1")
+    store = open_store(out / "stores" / "corrupt.zarr")
+    bad = np.isnan(store.embeddings().data[:]).all(axis=1)
+    assert store.grid.coords[bad].tolist() == [[1024, 768]]
+
+
+def test_save_tiles(tissue_path: Path, tmp_path: Path) -> None:
+    assert wsi("tile", tissue_path, "-o", tmp_path, "--save-tiles", *QUIET) == 0
+    assert open_store(tmp_path / "stores" / "tissue.zarr").rows("tiles").is_complete
+
+
+@pytest.mark.slow
+def test_spawned_workers_write_the_same_bytes(mixed: Path, tmp_path: Path) -> None:
+    options = [*ENCODER, "--tile-px", 128, "--batch-size", 8]
+    assert wsi("embed", mixed, "-o", tmp_path / "one", *options, *QUIET) == 1
+    assert wsi("embed", mixed, "-o", tmp_path / "two", *options, *QUIET, "--workers", 2) == 1
+    keys = {k: r["status"] for k, r in table(tmp_path / "one").items()}
+    assert {k: r["status"] for k, r in table(tmp_path / "two").items()} == keys
+    for name in ("tissue", "blank", "corrupt"):
+        one, two = (
+            open_store(tmp_path / out / "stores" / f"{name}.zarr").embeddings().data[:]
+            for out in ("one", "two")
+        )
+        assert one == pytest.approx(two, abs=1e-4, nan_ok=True)
+
+
+def test_progress_for_programs(
+    tissue_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert wsi("embed", tissue_path, "-o", tmp_path, *ENCODER, "--progress", "json") == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert events[0] == {"event": "start", "slides": 1}
+    assert [e["done"] for e in events if e["event"] == "tiles"][-1] == events[-2]["total"]
+    assert [stage["stage"] for stage in events[-1]["stages"]] == ["tile", "embed"]
+
+
+def test_a_full_disk_fails_that_slide_by_name_and_loses_nothing(
+    tissue_path: Path, corrupt_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Rows.write
+
+    def full(self: Rows, block: int, *arrays: np.ndarray) -> None:
+        if "tissue.zarr" in str(self.data.store_path):
+            raise OSError(28, "No space left on device")
+        write(self, block, *arrays)
+
+    monkeypatch.setattr(Rows, "write", full)
+    command = ["embed", tissue_path, corrupt_path, "-o", tmp_path, *ENCODER, *QUIET]
+    assert wsi(*command) == 1
+    rows = table(tmp_path)
+    assert "No space left on device" in rows["tissue", "embed"]["reason"]
+    assert rows["corrupt", "embed"]["status"] == "done"
+    monkeypatch.undo()
+    assert wsi(*command) == 0
+
+
+def test_two_writers_of_one_store(tissue_path: Path, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    assert wsi("tile", tissue_path, "-o", tmp_path, *QUIET) == 0
+    with FileLock(tmp_path / "stores" / ".locks" / "tissue.lock"):
+        assert wsi("tile", tissue_path, "-o", tmp_path, *QUIET) == 3
+    assert "another process is working" in table(tmp_path)["tissue", "tile"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "code", "message"),
+    [
+        (["tile", "SLIDE", "-o", "OUT", "--bogus", "1"], 2, "Unknown option"),
+        (["tile", "SLIDE", "-o", "OUT", "--mpp", "-1"], 2, "mpp=-1.0: must be positive"),
+        (["tile", "SLIDE", "-o", "OUT", "--overlap", "256"], 2, "overlap=256: must be 0 to 255"),
+        (["tile", "nothing.svs", "-o", "OUT"], 2, "nothing.svs: no such file"),
+        (["tile", "SLIDE", "-o", "SLIDE"], 3, "cannot be written"),
+        (["embed", "SLIDE", "-o", "OUT", "--encoder", "resnt50"], 2, "did you mean"),
+        (["embed", "SLIDE", "-o", "OUT", "--tile-px", "100"], 2, "multiple of 32 px from 96"),
+        (["embed", "SLIDE", "-o", "OUT", "--workers", "0"], 2, "workers=0"),
+        (["run", "SLIDE", "-o", "OUT", "--model", "OUT"], 2, "not a model folder"),
+        (["info", "nothing.svs"], 3, "no such file"),
+        (["predict", "--stores", "nowhere", "--model", "m"], 2, "no such folder"),
+        (["demo", "--slides", "2"], 2, "at least 4"),
+        (["tile", "SLIDE", "-o", "OUT", "--config", "TOML"], 2, "bogus"),
+    ],
+)
+def test_refusals_are_short_and_say_what_to_do(
+    tissue_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    tokens: list[str], code: int, message: str,
+) -> None:  # fmt: skip
+    (tmp_path / "c.toml").write_text("[tile]\nbogus = 1\n")
+    names = {"SLIDE": tissue_path, "OUT": tmp_path / "out", "TOML": tmp_path / "c.toml"}
+    assert wsi(*[names.get(token, token) for token in tokens]) == code
+    complaint = capsys.readouterr().err
+    assert message in " ".join(complaint.split())
+    assert "Traceback" not in complaint
+    assert complaint.count("\n") <= 4
+
+
+def test_configuration_by_file_and_flags_win(tissue_path: Path, tmp_path: Path) -> None:
+    config = tmp_path / "wsi.toml"
+    config.write_text("[tile]\ntile-px = 128\nmpp = 1.0\n[embed]\nencoder = 'resnet10t'\n")
+    command = ["tile", tissue_path, "-o", tmp_path / "out", "--config", config, "--mpp", 0.5]
+    assert wsi(*command, *QUIET) == 0
+    spec = open_store(tmp_path / "out" / "stores" / "tissue.zarr").spec
+    assert (spec.tile_px, spec.mpp) == (128, 0.5)
+    config.write_text("[tiel]\nmpp = 1\n")
+    assert wsi(*command) == 2
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert wsi("doctor", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["readers"]["openslide"].startswith("openslide 4")
+    assert report["offline weights"] == {"tf_efficientnet_lite0": "available"}
+    assert wsi("doctor") == 0
+
+
+@pytest.mark.parametrize("command", ["", "info", "tile", "embed", "train", "predict", "heatmap",
+                                     "run", "view", "doctor", "demo"])  # fmt: skip
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert wsi(*([command] if command else []), "--help") == 0
+    text = capsys.readouterr().out
+    assert "wsi" in text
+    assert f"wsi {command}" in text
