@@ -18,11 +18,6 @@ from mil_models.registry import specs
 TINY = "resnet10t"
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Encoder:
-    return create_encoder(TINY, random_weights=True, device="cpu", batch_size=4)
-
-
 def tiles(count: int, size: int = 96) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (count, size, size, 3), dtype=np.uint8)
 

@@ -22,10 +22,12 @@ from tiling.tiles import TileGeometry, TileStatus, read_tiles
 SPEC = TileSpec(tile_px=64, mpp=0.5, min_tissue=0.5)
 
 
-def make_store(slide_path: Path, path: Path, spec: TileSpec = SPEC) -> SlideStore:
+def make_store(
+    slide_path: Path, path: Path, spec: TileSpec = SPEC, slide_id: str = "a"
+) -> SlideStore:
     with open_slide(slide_path) as slide:
         mask = tissue_mask(slide)
-        return create_store(path, slide, tile_grid(slide, spec, mask), mask, slide_id="a")
+        return create_store(path, slide, tile_grid(slide, spec, mask), mask, slide_id=slide_id)
 
 
 @pytest.fixture
