@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mil_models.checkpoint import Model, load_model
-    from mil_models.embedding import embed
+    from mil_models.embedding import embed, made_with
     from mil_models.encoders import Encoder, create_encoder
     from mil_models.heads import MILHead, MILOutput, create_head
     from mil_models.prediction import predict, predict_bag
@@ -20,6 +20,7 @@ _HOMES = {
     "create_head": "heads",
     "embed": "embedding",
     "load_model": "checkpoint",
+    "made_with": "embedding",
     "predict": "prediction",
     "predict_bag": "prediction",
     "train": "training",
@@ -34,6 +35,7 @@ __all__ = [
     "create_head",
     "embed",
     "load_model",
+    "made_with",
     "predict",
     "predict_bag",
     "train",

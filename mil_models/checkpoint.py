@@ -53,13 +53,8 @@ class Model:
         """What of a tile decides its pixels, as in training."""
         return dict(self.card["tiles"])
 
-    @property
-    def encoder_name(self) -> str:
-        """Name of the encoder whose embeddings the model takes."""
-        return str(self.card["encoder"]["name"])
-
-    def check_contract(self, contract: Json, slide_id: str) -> None:
-        """Make sure that embeddings were made as the model's were.
+    def check_contract(self, contract: Json, name: str) -> None:
+        """Make sure that embeddings (those of `name`) are made as the model's were.
 
         Raises
         ------
@@ -70,8 +65,8 @@ class Model:
         differing = differences(wanted, contract)
         if differing:
             raise ModelMismatchError(
-                f"{slide_id}: the embeddings do not fit the model ({'; '.join(differing)}); "
-                "embed the slide as the model's card says"
+                f"{name}: the embeddings do not fit the model ({'; '.join(differing)}); "
+                "embed as the model's card says"
             )
 
 

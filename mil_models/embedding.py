@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mil_models.encoders import Encoder
+from mil_models.registry import EncoderContract
 from tiling.errors import SlideReadError
-from tiling.store import Rows, SlideStore, count_unreadable, node_name
+from tiling.grid import TileSpec
+from tiling.store import Json, Rows, SlideStore, as_json, count_unreadable, node_name
 from tiling.tiles import TileStatus, read_tiles
 
 if TYPE_CHECKING:
@@ -73,8 +75,8 @@ def embed(
     spec = store.spec
     contract = encoder.contract
     contract.check_tiles(spec.tile_px, spec.mpp, allow_mismatch=allow_mismatch)
-    made_with = {"encoder": asdict(contract), "tiles": tile_contract(store)}
-    name = node_name(contract.name, made_with)
+    identity = made_with(contract, spec)
+    name = node_name(contract.name, identity)
     block = -(-BLOCK // contract.batch) * contract.batch
     rows = store.create_rows(
         f"embeddings/{name}",
@@ -82,7 +84,7 @@ def embed(
         dtype=np.float32,
         block=block,
         fill=np.nan,
-        attrs=made_with,
+        attrs=identity,
     )
     started = time.perf_counter()
     if rows.is_complete:
@@ -107,10 +109,12 @@ def embed(
     return EmbedSummary(name, len(rows), bad, computed, seconds, waited / max(seconds, 1e-9))
 
 
-def tile_contract(store: SlideStore) -> dict[str, Any]:
-    """Return what decides the pixels of a store's tiles, the same for every slide of a run."""
-    spec = store.spec.to_dict()
-    return {key: spec[key] for key in PIXEL_PARAMETERS}
+def made_with(contract: EncoderContract, spec: TileSpec) -> Json:
+    """Return all that decides an embedding's numbers, as JSON: the encoder's part, the tiles'."""
+    tiles = spec.to_dict()
+    return as_json(
+        {"encoder": asdict(contract), "tiles": {key: tiles[key] for key in PIXEL_PARAMETERS}}
+    )
 
 
 def _tiles_in(rows: Rows, blocks: Sequence[int]) -> int:

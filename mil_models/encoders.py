@@ -106,7 +106,7 @@ def create_encoder(
     """
     spec = specs().get(name) or _spec_from_timm(name)
     place = resolve_device(device)
-    batch = DEFAULT_BATCH[place.type] if batch_size == "auto" else int(batch_size)
+    batch = DEFAULT_BATCH.get(place.type, 32) if batch_size == "auto" else int(batch_size)
     if batch < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
     if random_weights:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -35,7 +35,7 @@ class SlideRef:
     path: str
     reader: str = "auto"
     mpp: tuple[float, float] | None = None
-    storage_options: tuple[tuple[str, Any], ...] = ()
+    storage_options: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
     def open(self) -> Slide:
         """Return this process's shared open slide; it is not the caller's to close."""
@@ -50,9 +50,7 @@ class Slide:
 
     def __init__(self, ref: SlideRef) -> None:
         self.ref = ref
-        self._reader = open_reader(
-            ref.path, reader=ref.reader, storage_options=dict(ref.storage_options)
-        )
+        self._reader = open_reader(ref.path, reader=ref.reader, storage_options=ref.storage_options)
         self.resolution: Resolution = resolve_mpp(self.properties, override=ref.mpp)
 
     @property
@@ -252,7 +250,7 @@ def open_slide(
         raise ValueError(f"mpp={mpp}: must be positive, in µm per pixel")
     if reader != "auto":
         load_reader(reader)
-    return Slide(SlideRef(str(path), reader, pair, tuple((storage_options or {}).items())))
+    return Slide(SlideRef(str(path), reader, pair, dict(storage_options or {})))
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ class SlideStore:
             )
         rows = self.rows(name)
         recorded = {key: rows.attrs.get(key) for key in attrs}
-        wanted = _as_json(attrs)
+        wanted = as_json(attrs)
         if recorded != wanted:
             changed = [key for key in wanted if recorded[key] != wanted[key]]
             raise StoreMismatchError(
@@ -323,7 +323,7 @@ class SlideStore:
         group = self._group.require_group(f"predictions/{name}")
         self._write(f"predictions/{name}/attention", attention.astype(np.float32), fill=np.nan)
         recorded = {**attrs, "scores": dict(scores), "complete": True}
-        group.attrs[ATTRIBUTES] = _as_json(recorded)
+        group.attrs[ATTRIBUTES] = as_json(recorded)
         return self.prediction(name)
 
     def image_group(self, name: str) -> zarr.Group:
@@ -423,7 +423,7 @@ def create_store(
     store = SlideStore(group, text)
     store._write("grid/coords", grid.coords, fill=0)
     store._write("grid/tissue_fraction", grid.tissue_fraction, fill=np.nan)
-    group.attrs[ATTRIBUTES] = _as_json(attrs)
+    group.attrs[ATTRIBUTES] = as_json(attrs)
     return open_store(text)
 
 
@@ -436,7 +436,7 @@ def check_store(store: SlideStore, slide: Slide, spec: TileSpec) -> None:
         The file's bytes, its pixel size or a tile parameter changed; the message says which.
     """
     remedy = "use another output folder, or the parameters the store was made with"
-    source = read_source(slide.path, storage_options=dict(slide.ref.storage_options))
+    source = read_source(slide.path, storage_options=slide.ref.storage_options)
     if source.quick_hash != store.source.quick_hash:
         raise StoreMismatchError(
             f"{store.slide_id}: the slide file is not the one the store was made from; {remedy}"
@@ -463,7 +463,7 @@ def node_name(slug: str, identity: Json) -> str:
     >>> node_name("ResNet 50", {"batch": 32})
     'resnet-50-d02c5e1d'
     """
-    text = json.dumps(_as_json(identity), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(as_json(identity), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{re.sub(r'[^a-z0-9._-]+', '-', slug.lower()).strip('-.')}-{digest}"
 
@@ -485,7 +485,7 @@ def count_unreadable(status: NDArray[np.uint8]) -> int:
 
 
 def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: str) -> Json:
-    source = read_source(slide.path, storage_options=dict(slide.ref.storage_options))
+    source = read_source(slide.path, storage_options=slide.ref.storage_options)
     path = slide.path if is_url(slide.path) else str(Path(slide.path).resolve())
     return {
         "schema_version": SCHEMA_VERSION,
@@ -526,10 +526,10 @@ def _attributes(node: zarr.Group | zarr.Array[Any]) -> Json:
 
 
 def _update_attributes(array: zarr.Array[Any], changes: Json) -> None:
-    array.attrs[ATTRIBUTES] = _as_json({**_attributes(array), **changes})
+    array.attrs[ATTRIBUTES] = as_json({**_attributes(array), **changes})
 
 
-def _as_json(value: Json) -> Json:
+def as_json(value: Json) -> Json:
     """Return `value` as it reads back from JSON: tuples as lists, NumPy numbers refused."""
     return cast(Json, json.loads(json.dumps(value, allow_nan=False)))
 

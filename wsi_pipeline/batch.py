@@ -76,7 +76,7 @@ def _local_client(workers: int) -> Iterator[Client]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port, this machine only
             memory_limit=0,  # a limit per worker would kill torch on small laptops
             silence_logs=logging.ERROR,
         ) as cluster,

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -376,6 +377,7 @@ def launch(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     tokens = sys.argv[1:] if arguments is None else arguments
+    warnings.showwarning = _show_warning
     sys.exit(run_tokens(tokens))
 
 
@@ -430,6 +432,12 @@ def _summary(result: Any, batch: BatchOptions) -> int:
             text += f"; {len(result.failed)} failed, reasons in {result.out / 'run_table.csv'}"
         Console(stderr=True).print(text, highlight=False, soft_wrap=True)
     return code
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show a warning as people read it, without the place in the code."""
+    console = Console(stderr=True)
+    console.print(f"[yellow]warning:[/] {_plain(str(message))}", highlight=False, soft_wrap=True)
 
 
 def _complain(message: str) -> None:

@@ -41,7 +41,7 @@ def run_demo(out: Path, *, slides: int, batch: BatchOptions, console: Console) -
     labels = _write_labels(out / "labels.csv", slides)
 
     console.print("Tiles and embeddings")
-    tiles, encoder = TileOptions(overlap=128), EncoderOptions()
+    tiles, encoder = TileOptions(overlap=128, min_tissue=0.5), EncoderOptions()
     job = plan(out, ["tile", "embed"], tiles=tiles, encoder=encoder)
     embedded = run_slides("embed", paths, job, batch=batch)
     if embedded.failed:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import mil_models
 from tiling.errors import StoreError
 from tiling.store import Prediction, SlideStore, iter_stores, open_store
 from wsi_pipeline import __version__
@@ -99,12 +100,14 @@ def plan(
     model_path = None if model is None else Path(model).resolve()
     if model_path is not None:
         tiles, encoder = _fit_to_model(model_path, tiles, encoder)
+    spec = tiles.spec()
     if "embed" in stages:
         contract = load_encoder(encoder).contract
         spec = tiles.spec(contract.default_tile_px)
         contract.check_tiles(spec.tile_px, spec.mpp, allow_mismatch=encoder.allow_mismatch)
-    else:
-        spec = tiles.spec()
+        if model_path is not None:
+            made_with = mil_models.made_with(contract, spec)
+            load_model(model_path).check_contract(made_with, "these parameters")
     placeholder = SlideEntry("", "")
     return SlideJob(
         placeholder, output_folder(out), tuple(stages), tiles, spec, encoder, model_path
@@ -123,8 +126,11 @@ def _fit_to_model(
         if key in TileOptions.__dataclass_fields__
         and getattr(tiles, key) == getattr(TileOptions(), key)
     }
-    name = model.encoder_name if encoder.encoder == EncoderOptions().encoder else encoder.encoder
-    return replace(tiles, **changes), replace(encoder, encoder=name)
+    if encoder.encoder == EncoderOptions().encoder:
+        encoder = replace(encoder, encoder=str(model.card["encoder"]["name"]))
+    if encoder.batch_size == "auto":
+        encoder = replace(encoder, batch_size=int(model.card["encoder"]["batch"]))
+    return replace(tiles, **changes), encoder
 
 
 def run_slides(

@@ -193,7 +193,10 @@ def _predict(work: SlideWork) -> StageOutcome:
 def _heatmap(work: SlideWork) -> StageOutcome:
     from viewers.draw import draw_store
 
-    draw_store(work.store, work.slide, work.prediction, work.job.out)
+    prediction = work.prediction
+    if prediction is None and work.store.prediction_names():
+        prediction = work.store.prediction()  # the only one; several ask for --model
+    draw_store(work.store, work.slide, prediction, work.job.out)
     return StageOutcome(len(work.store))
 
 

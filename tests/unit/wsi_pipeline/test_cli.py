@@ -234,3 +234,59 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     assert "wsi" in text
     assert f"wsi {command}" in text
+
+
+@pytest.fixture
+def scored(tissue_path: Path, tmp_path: Path) -> Path:
+    """Four copies of a slide, embedded and a model trained on them."""
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    for name in "abcd":
+        shutil.copy(tissue_path, slides / f"{name}.tif")
+    labels = "slide_id,patient_id,label\na,pa,no\nb,pb,yes\nc,pc,no\nd,pd,yes\n"
+    (tmp_path / "labels.csv").write_text(labels)
+    out, model = tmp_path / "out", tmp_path / "model"
+    assert wsi("embed", slides, "-o", out, *ENCODER, "--min-tissue", 0.5, *QUIET) == 0
+    train = ["train", "--stores", out, "--labels", tmp_path / "labels.csv", "-o", model]
+    assert wsi(*train, "--folds", 0, "--epochs", 1, "--json") == 0
+    return tmp_path
+
+
+def test_from_stores_to_scores_and_pictures(scored: Path) -> None:
+    out, model = scored / "out", scored / "model"
+    assert wsi("predict", "--stores", out / "stores", "--model", model, *QUIET) == 0
+    with (out / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["slide_id"] for row in rows] == list("abcd")
+    assert {row["seen_in_training"] for row in rows} == {"true"}
+    assert float(rows[0]["score_no"]) + float(rows[0]["score_yes"]) == pytest.approx(1, abs=1e-5)
+    assert wsi("heatmap", "--stores", out, *QUIET) == 0
+    assert len(list((out / "geojson").iterdir())) == 4
+    assert wsi("predict", "--stores", out, "--model", model, "-o", scored / "x", *QUIET) == 0
+    assert [p.name for p in (scored / "x").iterdir()] == ["predictions.csv"]
+
+
+def test_a_model_of_another_encoder_is_refused_by_field(
+    scored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything starts where the run embeds; slide by slide where it is too late."""
+    other = ["--encoder", "resnet18", "--random-weights", "--device", "cpu"]
+    run = ["run", scored / "slides", "-o", scored / "new", "--model", scored / "model"]
+    assert wsi(*run, *other, *QUIET) == 2
+    assert "encoder name: 'resnet18', not 'resnet10t'" in " ".join(capsys.readouterr().err.split())
+    assert not list((scored / "new" / "stores").glob("*.zarr"))
+    assert wsi("embed", scored / "slides", "-o", scored / "new", *other, *QUIET) == 0
+    predict = ["predict", "--stores", scored / "new", "--model", scored / "model"]
+    assert wsi(*predict, *QUIET) == 3
+    assert (
+        "ModelMismatchError: a: the embeddings do not fit"
+        in table(scored / "new")["a", "predict"]["reason"]
+    )
+
+
+def test_run_takes_from_the_model_what_is_not_said(scored: Path) -> None:
+    """The encoder, its batch and the tiles; new slides are scored without a word about them."""
+    run = ["run", scored / "slides", "-o", scored / "new", "--model", scored / "model"]
+    assert wsi(*run, "--random-weights", *QUIET) == 0
+    assert (scored / "new" / "report.html").stat().st_size > 10_000
+    assert len(list((scored / "new" / "heatmaps").iterdir())) == 8
