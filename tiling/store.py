@@ -461,7 +461,7 @@ def node_name(slug: str, identity: Json) -> str:
     Examples
     --------
     >>> node_name("ResNet 50", {"batch": 32})
-    'resnet-50-d02c5e1d'
+    'resnet-50-1d43da4a'
     """
     text = json.dumps(as_json(identity), sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -473,7 +473,7 @@ def slug_of(name: str) -> str:
 
     Examples
     --------
-    >>> slug_of("resnet-50-d02c5e1d")
+    >>> slug_of("resnet-50-1d43da4a")
     'resnet-50'
     """
     return re.sub(r"-[0-9a-f]{8}$", "", name)
