@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mil_models.errors import EmptyBagError, ModelMismatchError
-from tiling.store import Json, Rows, SlideStore
+from tiling.nodes import Json, Rows
+from tiling.store import SlideStore
 
 CACHE_BYTES = 1 << 30
 """Embeddings kept in memory between epochs; what does not fit is read again."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from mil_models.bags import differences
 from mil_models.errors import ModelError, ModelMismatchError
 from mil_models.heads import MILHead, create_head
-from tiling.store import Json
+from tiling.nodes import Json
 
 SCHEMA_VERSION = 1
 CARD, PREDICTIONS = "card.json", "oof_predictions.csv"

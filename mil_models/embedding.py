@@ -15,7 +15,8 @@ from mil_models.encoders import Encoder
 from mil_models.registry import EncoderContract
 from tiling.errors import SlideReadError
 from tiling.grid import TileSpec
-from tiling.store import Json, Rows, SlideStore, as_json, count_unreadable, node_name
+from tiling.nodes import Json, Rows, as_json, count_unreadable, node_name
+from tiling.store import SlideStore
 from tiling.tiles import TileStatus, read_tiles
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from mil_models.checkpoint import Model
 from mil_models.errors import EmptyBagError, ModelMismatchError
 from mil_models.training import evaluate
 from tiling.errors import MissingNodeError
-from tiling.store import Prediction, Rows, SlideStore, node_name
+from tiling.nodes import Rows, node_name
+from tiling.store import Prediction, SlideStore
 
 
 @dataclass(frozen=True, slots=True)

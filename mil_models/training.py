@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from mil_models.heads import MILHead, create_head
 from mil_models.labels import LabelledSlide, read_labels
 from mil_models.metrics import summarise
 from mil_models.splits import Split, make_splits
-from tiling.store import Json, SlideStore
+from tiling.nodes import Json
+from tiling.store import SlideStore
 
 OnEpoch = Callable[[str, int, int, float | None], None]
 """Called with (split, epoch, epochs, validation loss or None)."""
@@ -73,6 +74,7 @@ def train(
     out: str | Path,
     *,
     head: str = "abmil",
+    task: Literal["binary", "multiclass"] = "binary",
     folds: int = 5,
     seed: int = 0,
     embeddings: str | None = None,
@@ -92,6 +94,9 @@ def train(
         Model folder to make.
     head
         Name of the head.
+    task
+        One of two classes, or one of several; the last class in alphabetical order is the
+        positive one.
     folds
         Folds over patients; 0 trains one model on everything.
     seed
@@ -114,6 +119,8 @@ def train(
     slides = read_labels(labels, [s for s in stores if len(s)], allow_missing=allow_missing)
     contract = common_contract([slide.store for slide in slides], embeddings)
     classes = sorted({slide.label for slide in slides})
+    if task == "binary" and len(classes) > 2:
+        raise LabelTableError(f"{len(classes)} classes ({', '.join(classes)}): use task multiclass")
     splits = make_splits(slides, folds, seed)
     cache = BagCache(embeddings)
     arguments: dict[str, Any] = {}
@@ -129,7 +136,7 @@ def train(
     predictions = _oof_rows(trained, slides, classes)
     metrics = _metrics(trained, slides, classes, seed)
     card = {
-        "task": "classification",
+        "task": task,
         "classes": classes,
         "head": {"name": head, "arguments": arguments},
         "folds": len(trained),

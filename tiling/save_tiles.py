@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiling.errors import SlideReadError
+from tiling.nodes import Rows, count_unreadable
 from tiling.slide import Slide, SlideRef
-from tiling.store import Rows, SlideStore, count_unreadable
+from tiling.store import SlideStore
 from tiling.tiles import TILES_PER_BLOCK, TileGeometry, block_lengths, read_tiles
 
 READING_THREADS = 2

@@ -7,11 +7,8 @@ resumes after a kill. The layout is described in ``docs/architecture.md``.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import shutil
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +17,6 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BloscCodec
-from zarr.core.sync import sync
 from zarr.errors import GroupNotFoundError
 from zarr.storage import LocalStore
 
@@ -31,74 +27,14 @@ from tiling.errors import (
     StoreSchemaError,
 )
 from tiling.grid import TileGrid, TileSpec
+from tiling.nodes import ATTRIBUTES, Json, Rows, as_json, attributes_of, slug_of
 from tiling.readers.registry import is_url
 from tiling.slide import Slide, Source, read_source
-from tiling.tiles import TileGeometry, TileStatus
+from tiling.tiles import TileGeometry
 from tiling.tissue import TissueMask
 
 SCHEMA_VERSION = 1
-ATTRIBUTES = "wsi_pipeline"
-"""Key of our attributes on a group or array; other tools' keys (``ome``) stand beside it."""
 GROUPS = ("grid", "embeddings", "status", "predictions", "heatmaps")
-
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A node of one row per tile and the status beside it, both written block by block."""
-
-    name: str
-    data: zarr.Array[Any]
-    status: zarr.Array[Any]
-    block: int
-
-    def __len__(self) -> int:
-        return int(self.data.shape[0])
-
-    @property
-    def attrs(self) -> Json:
-        """What the stage recorded."""
-        return _attributes(self.data)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the stage said that it finished; never guessed from chunks."""
-        return bool(self.attrs.get("complete"))
-
-    def rows_of(self, block: int) -> slice:
-        """Return the rows of a block."""
-        return slice(block * self.block, min((block + 1) * self.block, len(self)))
-
-    def missing_blocks(self) -> list[int]:
-        """Return the blocks whose chunk was never written, ascending."""
-        written = _keys(self.data)
-        tail = (0,) * (self.data.ndim - 1)
-        blocks = range(-(-len(self) // self.block))
-        return [b for b in blocks if self._chunk_key((b, *tail)) not in written]
-
-    def write(self, block: int, data: NDArray[Any], status: NDArray[np.uint8]) -> None:
-        """Write a whole block: the status first, since the data's chunk says that both are there.
-
-        Raises
-        ------
-        OSError
-            No space or no permission; what was written before stays valid.
-        """
-        rows = self.rows_of(block)
-        self.status[rows] = status
-        self.data[rows] = data
-
-    def finish(self, **attributes: Any) -> None:
-        """Record that every block is written, with the stage's own `attributes`."""
-        missing = self.missing_blocks()
-        if missing:
-            raise StoreMismatchError(f"{self.name}: {len(missing)} blocks are not written yet")
-        _update_attributes(self.data, {**attributes, "complete": True})
-
-    def _chunk_key(self, coordinates: tuple[int, ...]) -> str:
-        key = self.data.metadata.encode_chunk_key(coordinates)
-        return f"{self.data.path}/{key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +69,7 @@ class SlideStore:
     def __init__(self, group: zarr.Group, path: str) -> None:
         self._group = group
         self.path = path
-        self.attrs: Json = _attributes(group)
+        self.attrs: Json = attributes_of(group)
 
     @property
     def slide_id(self) -> str:
@@ -265,7 +201,7 @@ class SlideStore:
             raise MissingNodeError(f"{self.slide_id}: the store holds no {name}")
         data = self._array(name)
         status = self._array(f"status/{name.rpartition('/')[2]}")
-        return Rows(name, data, status, int(_attributes(data)["block"]))
+        return Rows(name, data, status, int(attributes_of(data)["block"]))
 
     def embedding_names(self) -> list[str]:
         """Return the names of the finished embeddings, sorted."""
@@ -287,7 +223,7 @@ class SlideStore:
         """Return the names of the finished predictions, sorted."""
         names = _children(self._group, "predictions")
         groups = {n: cast(zarr.Group, self._group[f"predictions/{n}"]) for n in names}
-        return [n for n, group in groups.items() if _attributes(group).get("complete")]
+        return [n for n, group in groups.items() if attributes_of(group).get("complete")]
 
     def prediction(self, name: str | None = None) -> Prediction:
         """Return a prediction by full name, by slug, or the only one.
@@ -298,7 +234,7 @@ class SlideStore:
             There is none of that name, or several and the name does not tell them apart.
         """
         full = self._full_name("predictions", name, self.prediction_names())
-        attrs = _attributes(cast(zarr.Group, self._group[f"predictions/{full}"]))
+        attrs = attributes_of(cast(zarr.Group, self._group[f"predictions/{full}"]))
         return Prediction(
             full,
             {str(k): float(v) for k, v in attrs["scores"].items()},
@@ -391,7 +327,7 @@ def open_store(path: str | Path) -> SlideStore:
     text = str(path)
     try:
         group = zarr.open_group(text, mode="r+", zarr_format=3)
-        attrs = _attributes(group)
+        attrs = attributes_of(group)
     except (GroupNotFoundError, FileNotFoundError, NotADirectoryError, ValueError) as err:
         raise StoreOpenError(f"{text}: no slide store here; make one with `wsi tile`") from err
     version = attrs.get("schema_version")
@@ -455,35 +391,6 @@ def check_store(store: SlideStore, slide: Slide, spec: TileSpec) -> None:
             )
 
 
-def node_name(slug: str, identity: Json) -> str:
-    """Return ``<slug>-<8 hex digits>`` of what a node was made with.
-
-    Examples
-    --------
-    >>> node_name("ResNet 50", {"batch": 32})
-    'resnet-50-1d43da4a'
-    """
-    text = json.dumps(as_json(identity), sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{re.sub(r'[^a-z0-9._-]+', '-', slug.lower()).strip('-.')}-{digest}"
-
-
-def slug_of(name: str) -> str:
-    """Return the slug of a node's full name.
-
-    Examples
-    --------
-    >>> slug_of("resnet-50-1d43da4a")
-    'resnet-50'
-    """
-    return re.sub(r"-[0-9a-f]{8}$", "", name)
-
-
-def count_unreadable(status: NDArray[np.uint8]) -> int:
-    """Return how many tiles could not be decoded."""
-    return int((status == TileStatus.UNREADABLE).sum())
-
-
 def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: str) -> Json:
     source = read_source(slide.path, storage_options=slide.ref.storage_options)
     path = slide.path if is_url(slide.path) else str(Path(slide.path).resolve())
@@ -520,31 +427,8 @@ def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: 
     }
 
 
-def _attributes(node: zarr.Group | zarr.Array[Any]) -> Json:
-    found = node.attrs.asdict().get(ATTRIBUTES, {})
-    return cast(Json, found)
-
-
-def _update_attributes(array: zarr.Array[Any], changes: Json) -> None:
-    array.attrs[ATTRIBUTES] = as_json({**_attributes(array), **changes})
-
-
-def as_json(value: Json) -> Json:
-    """Return `value` as it reads back from JSON: tuples as lists, NumPy numbers refused."""
-    return cast(Json, json.loads(json.dumps(value, allow_nan=False)))
-
-
 def _children(group: zarr.Group, name: str) -> list[str]:
     return sorted(cast(zarr.Group, group[name]).keys())
-
-
-def _keys(array: zarr.Array[Any]) -> set[str]:
-    """Return the store's keys below `array`."""
-
-    async def collect(keys: AsyncIterator[str]) -> set[str]:
-        return {key async for key in keys}
-
-    return sync(collect(array.store.list_prefix(f"{array.path}/")))
 
 
 def iter_stores(folder: str | Path) -> Iterator[SlideStore]:

@@ -23,8 +23,15 @@ from wsi_pipeline.errors import UsageError
 
 EXIT_USAGE, EXIT_NOTHING_DONE, EXIT_INTERRUPTED = 2, 3, 130
 
-Slides = Annotated[list[str], Parameter(negative="")]
-Out = Annotated[Path, Parameter(name=["--out", "-o"])]
+SLIDES_HELP = "Files, folders, globs, URLs, or a manifest CSV (path; if wanted slide_id, mpp)."
+OUT_HELP = "Output folder; what is there already is kept."
+Slides = Annotated[list[str], Parameter(negative="", help=SLIDES_HELP)]
+Out = Annotated[Path, Parameter(name=["--out", "-o"], help=OUT_HELP)]
+SlideMpp = Annotated[
+    float | None, Parameter(help="Pixel size at level 0 in µm, in place of what the slide states.")
+]
+Stores = Annotated[Path, Parameter(help="Output folder of `wsi embed` or `wsi run`.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 Flag = Parameter(negative="")
 
 app = App(
@@ -48,8 +55,8 @@ def info(
     /,
     *,
     reader: Literal["auto", "openslide", "tiffslide"] = "auto",
-    slide_mpp: float | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    slide_mpp: SlideMpp = None,
+    json_: AsJson = False,
 ) -> int:
     """Show a slide's size, levels and pixel size, and what is doubtful about them.
 
@@ -59,10 +66,6 @@ def info(
         A slide file or URL.
     reader
         Which library opens it.
-    slide_mpp
-        Pixel size at level 0 in µm, in place of what the slide states.
-    json_
-        Print JSON.
     """
     from wsi_pipeline.info import slide_info
 
@@ -98,15 +101,7 @@ def tile(
     tiles: TileOptions = TileOptions(),
     batch: BatchOptions = BatchOptions(),
 ) -> int:
-    """Find tissue, lay a grid of tiles over it, and make a store for each slide.
-
-    Parameters
-    ----------
-    slides
-        Files, folders, globs, URLs, or a manifest CSV (path, and if wanted slide_id, mpp).
-    out
-        Output folder; what is there already is kept.
-    """
+    """Find tissue, lay a grid of tiles over it, and make a store for each slide."""
     from wsi_pipeline.pipeline import plan, run_slides
 
     stages = ["tile", "save_tiles"] if tiles.save_tiles else ["tile"]
@@ -129,15 +124,7 @@ def embed(
     encoder: EncoderOptions = EncoderOptions(),
     batch: BatchOptions = BatchOptions(),
 ) -> int:
-    """Turn every tile into an embedding; tiles first where needed, goes on where it stopped.
-
-    Parameters
-    ----------
-    slides
-        Files, folders, globs, URLs, or a manifest CSV (path, and if wanted slide_id, mpp).
-    out
-        Output folder; what is there already is kept.
-    """
+    """Turn every tile into an embedding; tiles first where needed, goes on where it stopped."""
     from wsi_pipeline.pipeline import plan, run_slides
 
     stages = ["tile", "save_tiles", "embed"] if tiles.save_tiles else ["tile", "embed"]
@@ -153,25 +140,23 @@ def embed(
 )
 def train(
     *,
-    stores: Path,
+    stores: Stores,
     labels: Path,
-    out: Out,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
     head: str = "abmil",
-    task: Literal["binary"] = "binary",
+    task: Literal["binary", "multiclass"] = "binary",
     folds: int = 5,
     seed: int = 0,
     epochs: int = 100,
     patience: int = 15,
     embeddings: str | None = None,
     allow_missing: Annotated[bool, Flag] = False,
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    json_: AsJson = False,
 ) -> int:
     """Train a MIL head with patient-level cross-validation.
 
     Parameters
     ----------
-    stores
-        Output folder of `wsi embed`.
     labels
         CSV with slide_id or path, label, and if wanted patient_id, split.
     out
@@ -179,7 +164,7 @@ def train(
     head
         abmil (gated attention) or mean.
     task
-        What is predicted.
+        What is predicted: one of two classes, or one of several.
     folds
         Cross-validation folds over patients; 0 trains one model on everything.
     seed
@@ -192,14 +177,12 @@ def train(
         Name of the embeddings, where the stores hold several.
     allow_missing
         Go on without the labelled slides that have no store.
-    json_
-        Print the metrics as JSON.
     """
     from wsi_pipeline.training import train_model
 
     metrics = train_model(
-        stores, labels, out, head=head, folds=folds, seed=seed, epochs=epochs, patience=patience,
-        embeddings=embeddings, allow_missing=allow_missing, quiet=json_,
+        stores, labels, out, head=head, task=task, folds=folds, seed=seed, epochs=epochs,
+        patience=patience, embeddings=embeddings, allow_missing=allow_missing, quiet=json_,
     )  # fmt: skip
     if json_:
         print(json.dumps(metrics))
@@ -211,7 +194,7 @@ def train(
 @app.command(help_epilogue=_examples("wsi predict --stores out --model model"))
 def predict(
     *,
-    stores: Path,
+    stores: Stores,
     model: Path,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     batch: BatchOptions = BatchOptions(),
@@ -220,8 +203,6 @@ def predict(
 
     Parameters
     ----------
-    stores
-        Output folder of `wsi embed`.
     model
         Model folder made by `wsi train`.
     out
@@ -234,14 +215,12 @@ def predict(
 
 @app.command(help_epilogue=_examples("wsi heatmap --stores out --model model"))
 def heatmap(
-    *, stores: Path, model: Path | None = None, batch: BatchOptions = BatchOptions()
+    *, stores: Stores, model: Path | None = None, batch: BatchOptions = BatchOptions()
 ) -> int:
     """Draw the heatmaps of scored slides: OME-Zarr, PNG over the slide, GeoJSON for QuPath.
 
     Parameters
     ----------
-    stores
-        Output folder of `wsi embed` or `wsi run`.
     model
         Model folder; slides it has not scored yet are scored. Without it, tissue is drawn.
     """
@@ -272,10 +251,6 @@ def run(
 
     Parameters
     ----------
-    slides
-        Files, folders, globs, URLs, or a manifest CSV (path, and if wanted slide_id, mpp).
-    out
-        Output folder; what is there already is kept.
     model
         Model folder made by `wsi train`. Without one: tissue, embeddings and the page.
     """
@@ -297,8 +272,6 @@ def view(slide: str, /, *, stores: Path | None = None, slide_mpp: float | None =
         A slide file or URL, or a slide store.
     stores
         Output folder of `wsi run` that holds the slide's store.
-    slide_mpp
-        Pixel size at level 0 in µm, in place of what the slide states.
     """
     from wsi_pipeline.viewing import view_slide
 
@@ -307,14 +280,8 @@ def view(slide: str, /, *, stores: Path | None = None, slide_mpp: float | None =
 
 
 @app.command(help_epilogue=_examples("wsi doctor", "wsi doctor --json"))
-def doctor(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = False) -> int:
-    """Show what is installed: readers, device, offline weights, viewer.
-
-    Parameters
-    ----------
-    json_
-        Print JSON.
-    """
+def doctor(*, json_: AsJson = False) -> int:
+    """Show what is installed: readers, device, offline weights, viewer."""
     from wsi_pipeline.doctor import examine
 
     report = examine()

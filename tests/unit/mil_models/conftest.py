@@ -12,7 +12,7 @@ import pytest
 from mil_models.encoders import Encoder, create_encoder
 from tests.unit.tiling.test_store import make_store
 from tiling import SlideStore, TileSpec
-from tiling.store import node_name
+from tiling.nodes import node_name
 
 MakeStores = Callable[..., list[SlideStore]]
 

@@ -252,3 +252,16 @@ def test_auroc_and_its_interval() -> None:
     low, high = patient_interval(targets, scores, list("abcd"), seed=0)  # type: ignore[misc]
     assert 0 <= low < 0.75 < high <= 1
     assert patient_interval(targets[:2], scores[:2], list("ab"), seed=0) is None
+
+
+def test_several_classes(
+    make_stores: MakeStores, write_labels: Callable[[str], Path], tmp_path: Path
+) -> None:
+    stores = make_stores(9)
+    text = HEADER + "".join(f"{s.slide_id},p{i},c{i % 3}\n" for i, s in enumerate(stores))
+    labels = write_labels(text)
+    with pytest.raises(LabelTableError, match=r"3 classes \(c0, c1, c2\): use task multiclass"):
+        train(stores, labels, tmp_path / "m", folds=3, epochs=2)
+    result = train(stores, labels, tmp_path / "m", task="multiclass", folds=3, epochs=2)
+    assert 0 <= result.metrics["auroc"] <= 1
+    assert list(predict(stores[0], load_model(tmp_path / "m")).scores) == ["c0", "c1", "c2"]

@@ -15,8 +15,9 @@ from tiling.errors import (
     StoreOpenError,
     StoreSchemaError,
 )
+from tiling.nodes import Rows, node_name
 from tiling.save_tiles import save_tiles
-from tiling.store import Rows, check_store, create_store, iter_stores, node_name
+from tiling.store import check_store, create_store, iter_stores
 from tiling.tiles import TileGeometry, TileStatus, read_tiles
 
 SPEC = TileSpec(tile_px=64, mpp=0.5, min_tissue=0.5)

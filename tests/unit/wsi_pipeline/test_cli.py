@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tiling import open_store
-from tiling.store import Rows
+from tiling.nodes import Rows
 from wsi_pipeline.cli import run_tokens
 
 ENCODER = ["--encoder", "resnet10t", "--random-weights", "--device", "cpu"]
