@@ -14,6 +14,7 @@ from tiling.heatmap import ScoreMap, percentile_rank, score_map, write_heatmap
 from tiling.slide import Slide
 from tiling.store import Prediction, SlideStore
 from tiling.tiles import read_tiles
+from viewers.colours import heat_colours, tissue_colours
 from viewers.render import overview_figure, save_png, sheet_figure
 
 THUMBNAIL_PX = 1600
@@ -37,10 +38,11 @@ def draw_store(store: SlideStore, slide: Slide, prediction: Prediction | None, o
     """
     grid = store.grid
     if prediction is None:
-        scores, label = grid.tissue_fraction, "share of tissue"
+        scores, label, colours = grid.tissue_fraction, "share of tissue", tissue_colours()
         title = f"{store.slide_id}\n{len(store)} tiles {grid.reason}".rstrip()
     else:
-        scores, label = percentile_rank(prediction.attention), "attention, percentile rank"
+        scores, colours = percentile_rank(prediction.attention), heat_colours()
+        label = "attention, percentile rank"
         title = f"{store.slide_id}\n{score_text(prediction)}"
     found = _map_of(store, scores)
     figure = overview_figure(
@@ -49,6 +51,7 @@ def draw_store(store: SlideStore, slide: Slide, prediction: Prediction | None, o
         mpp=store.slide_mpp,
         title=title,
         found=found if len(store) else None,
+        colours=colours,
         label=label,
     )
     overview = save_png(figure, out / "heatmaps" / f"{store.slide_id}.png")

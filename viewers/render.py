@@ -30,6 +30,7 @@ def overview_figure(
     mpp: tuple[float, float],
     title: str,
     found: ScoreMap | None = None,
+    colours: NDArray[np.float32] | None = None,
     label: str = "",
 ) -> Figure:
     """Draw a slide's thumbnail, with a map of values in 0..1 laid over it.
@@ -42,6 +43,8 @@ def overview_figure(
         (width, height) in level-0 px, and their size (x, y) in µm.
     found
         What to lay over; NaN shows the slide.
+    colours
+        RGBA of 0 to 1, shape ``(n, 4)``; heat if not given.
     label
         What the colour bar says.
     """
@@ -53,10 +56,11 @@ def overview_figure(
     axes.imshow(thumbnail, extent=(0, width, height, 0), interpolation="antialiased")
     if found is not None:
         rows, columns = found.values.shape
+        colour_map = ListedColormap(heat_colours() if colours is None else colours)
         image = axes.imshow(
             found.values,
             extent=(0, columns * found.cell[0], rows * found.cell[1], 0),
-            cmap=ListedColormap(heat_colours(), "heat").with_extremes(bad=(0, 0, 0, 0)),
+            cmap=colour_map.with_extremes(bad=(0, 0, 0, 0)),
             vmin=0,
             vmax=1,
             interpolation="nearest",
