@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tiling.errors import SlideError, StoreError, WSIError
     from tiling.grid import TileGrid, TileSpec, tile_grid
+    from tiling.heatmap import score_map
     from tiling.slide import Slide, open_slide
     from tiling.store import SlideStore, open_store
     from tiling.tiles import level_array, tile_array
@@ -23,6 +24,7 @@ _HOMES = {
     "level_array": "tiles",
     "open_slide": "slide",
     "open_store": "store",
+    "score_map": "heatmap",
     "tile_array": "tiles",
     "tile_grid": "grid",
     "tissue_mask": "tissue",
@@ -40,6 +42,7 @@ __all__ = [
     "level_array",
     "open_slide",
     "open_store",
+    "score_map",
     "tile_array",
     "tile_grid",
     "tissue_mask",

@@ -66,13 +66,14 @@ def sample_pixels(index: int) -> NDArray[np.uint8]:
     width, height = (int(v) for v in rng.integers((5200, 4200), (6000, 4800)) | 1)
     tissue, stroma, lesion = _regions(rng, width, height, with_tumor=sample_label(index) == "tumor")
     pixels = _glass(rng, width, height)
-    normalsample_fields, tumorsample_fields, stromasample_fields = sample_fields()
+    normal_fields, tumor_fields, stroma_fields = sample_fields()
     for fields, where in (
-        (normalsample_fields, tissue),
-        (stromasample_fields, tissue & stroma),
-        (tumorsample_fields, lesion),
+        (normal_fields, tissue),
+        (stroma_fields, tissue & stroma),
+        (tumor_fields, lesion),
     ):
-        _paint(pixels, mosaic(rng, fields, width, height), where)
+        if where.any():
+            _paint(pixels, rng, fields, where)
     # A slide's own stain: optical density scaled per colour, so that glass stays glass.
     strength = rng.normal(1, (0.02, 0.03, 0.02), 3)
     curve = 255 * (np.arange(1, 257)[:, None] / 256) ** strength
@@ -163,17 +164,28 @@ def mosaic(
             weight[here] += window
     margin = FIELD_PX - _STEP_PX
     inner = slice(margin, margin + height), slice(margin, margin + width)
-    mosaic: NDArray[np.uint8] = (total[inner] / weight[inner]).astype(np.uint8)
-    return mosaic
+    blended: NDArray[np.uint8] = (total[inner] / weight[inner]).astype(np.uint8)
+    return blended
 
 
-def _paint(pixels: NDArray[np.uint8], texture: NDArray[np.uint8], where: NDArray[np.bool_]) -> None:
-    """Lay `texture` over `pixels` where the coarse map says so, its edge softened over 24 µm."""
-    height, width = pixels.shape[:2]
-    soft = Image.fromarray((where * 255).astype(np.uint8)).resize(
-        (where.shape[1] * _COARSE, where.shape[0] * _COARSE), Image.Resampling.BICUBIC
+def _paint(
+    pixels: NDArray[np.uint8],
+    rng: np.random.Generator,
+    fields: tuple[NDArray[np.uint8], ...],
+    where: NDArray[np.bool_],
+) -> None:
+    """Lay a mosaic over `pixels` where the coarse map says so, its edge softened over 24 µm."""
+    box = tuple(
+        slice(max(int(hit[0]) - 1, 0), int(hit[-1]) + 2)
+        for hit in (np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0)))
+    )
+    part = where[box]
+    here = pixels[tuple(slice(s.start * _COARSE, s.stop * _COARSE) for s in box)]
+    height, width = here.shape[:2]
+    soft = Image.fromarray((part * 255).astype(np.uint8)).resize(
+        (part.shape[1] * _COARSE, part.shape[0] * _COARSE), Image.Resampling.BICUBIC
     )
     sharpened = np.clip((np.arange(256) / 255 - 0.35) / 0.3, 0, 1) * 255
     alpha = Image.fromarray(sharpened.astype(np.uint8)[np.asarray(soft)[:height, :width]])
-    blended = Image.composite(Image.fromarray(texture), Image.fromarray(pixels), alpha)
-    pixels[...] = np.asarray(blended)
+    texture = Image.fromarray(mosaic(rng, fields, width, height))
+    here[...] = np.asarray(Image.composite(texture, Image.fromarray(here), alpha))

@@ -8,6 +8,7 @@ resumes after a kill. The layout is described in ``docs/architecture.md``.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -288,7 +289,10 @@ class SlideStore:
         wanted = f"{kind} called {name!r}" if name else kind
         if not matching:
             found = f"; it has {', '.join(names)}" if names else ""
-            raise MissingNodeError(f"{self.slide_id}: the store holds no finished {wanted}{found}")
+            remedy = "embed" if kind == "embeddings" else "predict"
+            raise MissingNodeError(
+                f"{self.slide_id}: the store holds no finished {wanted}{found}; run `wsi {remedy}`"
+            )
         raise MissingNodeError(
             f"{self.slide_id}: several {kind} fit; name one of {', '.join(matching)}"
         )
@@ -434,6 +438,8 @@ def _children(group: zarr.Group, name: str) -> list[str]:
 def iter_stores(folder: str | Path) -> Iterator[SlideStore]:
     """Open every whole store of a run's output folder, or of its ``stores`` folder, by name.
 
+    A store whose writer was killed is left out with a warning.
+
     Raises
     ------
     StoreOpenError
@@ -445,4 +451,9 @@ def iter_stores(folder: str | Path) -> Iterator[SlideStore]:
     if not paths:
         raise StoreOpenError(f"{folder}: no slide stores here; make them with `wsi embed`")
     for path in paths:
-        yield open_store(path)
+        try:
+            store = open_store(path)
+        except StoreOpenError as err:
+            warnings.warn(f"{err}; left out", stacklevel=2)
+            continue
+        yield store

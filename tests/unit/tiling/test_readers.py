@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.contracts.reader_contract import ReaderContract
-from tiling import open_slide
+from tiling import open_slide, open_store
 from tiling.errors import SlideOpenError, SlideReadError
 
 
@@ -58,3 +59,23 @@ def test_associated_images(real_slides: Path) -> None:
         assert slide.read_associated("label").shape == (463, 387, 3)
         with pytest.raises(ValueError, match="label, macro, thumbnail"):
             slide.read_associated("photo")
+
+
+def test_a_slide_in_an_object_store_is_tiled_from_its_url(
+    tissue_path: Path, tmp_path: Path
+) -> None:
+    """Any fsspec URL: here fsspec's own memory store stands where s3:// would."""
+    import fsspec
+
+    from tests.unit.wsi_pipeline.test_cli import wsi
+
+    url = "memory://bucket/archive/remote.tif"
+    with fsspec.open(url, "wb") as file:
+        file.write(tissue_path.read_bytes())
+    with open_slide(url) as remote, open_slide(tissue_path, reader="openslide") as local:
+        assert remote.reader == "tiffslide"
+        assert remote.resolution.mpp == local.resolution.mpp
+        one = remote.read_region((500, 250), level=0, size=(300, 200))
+        assert np.array_equal(one, local.read_region((500, 250), level=0, size=(300, 200)))
+    assert wsi("tile", url, "-o", tmp_path, "--progress", "none") == 0
+    assert open_store(tmp_path / "stores" / "remote.zarr").slide_path == url

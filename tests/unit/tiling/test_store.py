@@ -83,6 +83,8 @@ def test_an_unfinished_store_is_none_and_is_made_anew(store: SlideStore, tissue_
     del group.attrs["wsi_pipeline"]
     with pytest.raises(StoreOpenError, match="not a whole slide store"):
         open_store(store.path)
+    with pytest.warns(UserWarning, match="left out"):
+        assert list(iter_stores(Path(store.path).parent)) == []
     make_store(tissue_path, Path(store.path))
     assert zarr.open_group(store.path, mode="r").attrs.asdict() == attrs
 

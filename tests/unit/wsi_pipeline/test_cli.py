@@ -290,3 +290,22 @@ def test_run_takes_from_the_model_what_is_not_said(scored: Path) -> None:
     assert wsi(*run, "--random-weights", *QUIET) == 0
     assert (scored / "new" / "report.html").stat().st_size > 10_000
     assert len(list((scored / "new" / "heatmaps").iterdir())) == 8
+
+
+@pytest.mark.slow
+def test_demo_leaves_a_model_scores_pictures_and_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    assert wsi("demo", "-o", out, "--slides", 4, *QUIET) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "say nothing about medical performance" in printed
+    assert "say nothing about medical performance" in (out / "report.html").read_text()
+    assert (out / "model" / "card.json").exists()
+    with (out / "predictions.csv").open() as file:
+        scores = {row["slide_id"]: float(row["score_tumor"]) for row in csv.DictReader(file)}
+    assert sorted(scores) == ["demo_00", "demo_01", "demo_02", "demo_03"]
+    assert len(list((out / "heatmaps").iterdir())) == 8
+    before = files_below(out / "stores")
+    assert wsi("demo", "-o", out, "--slides", 4, *QUIET) == 0
+    assert files_below(out / "stores") == before
