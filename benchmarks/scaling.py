@@ -83,7 +83,7 @@ def main() -> None:
             cells += [f"{save_s:.1f}", f"{save_mb - baseline:.0f}"]
         table.add_row(*cells)
         shutil.rmtree(out)
-    Console().print(table)
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub
 import numpy as np
 import timm
 import torch
+from huggingface_hub.utils import get_session
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -21,6 +20,8 @@ from mil_models.errors import UnknownEncoderError, WeightsError
 from mil_models.registry import DEFAULT_ENCODER, EncoderContract, EncoderSpec, specs
 
 DEFAULT_BATCH = {"cpu": 32, "mps": 64, "cuda": 128}
+HUB_FILES = ("model.safetensors", "open_clip_model.safetensors")
+HUB_TIMEOUT_S = 5
 
 
 class Encoder:
@@ -231,32 +232,29 @@ def _load_local(spec: EncoderSpec, path: Path) -> tuple[nn.Module, str]:
 
 def _load_from_hub(spec: EncoderSpec) -> tuple[nn.Module, str]:
     try:
-        with _no_retries():
-            model = _build(spec, pretrained=True)
+        path = _hub_file(spec.source)
+        overlay = {"file": str(path), "custom_load": False}
+        model = _build(spec, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as err:  # hub clients raise a different error for every way to be offline
         raise WeightsError(
             f"{spec.name}: its weights ({spec.source}) are not in the local cache and cannot be "
             f"downloaded ({type(err).__name__}); pass --weights PATH, or go online once"
         ) from err
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return model, f"tensors-sha256:{digest.hexdigest()}"
+    return model, f"sha256:{_sha256(path)}"
 
 
-@contextmanager
-def _no_retries() -> Iterator[None]:
-    """Keep the hub's client from waiting minutes where there is no network."""
-    names = {"HF_HUB_DOWNLOAD_TIMEOUT": "10", "HF_HUB_ETAG_TIMEOUT": "5"}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update({k: v for k, v in names.items() if before[k] is None})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
+def _hub_file(repository: str) -> Path:
+    """Return the safetensors file of a hub `repository`, from the cache or downloaded."""
+    for name in HUB_FILES:
+        cached = huggingface_hub.try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached)
+    # The hub's client retries for most of a minute where there is no network: ask once before.
+    get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+    for name in HUB_FILES[:-1]:
+        if huggingface_hub.file_exists(repository, name):
+            return Path(huggingface_hub.hf_hub_download(repository, name))
+    return Path(huggingface_hub.hf_hub_download(repository, HUB_FILES[-1]))
 
 
 def _sha256(path: Path) -> str:

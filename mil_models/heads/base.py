@@ -80,5 +80,10 @@ class MILHead(nn.Module, ABC):
     def loss(
         self, output: MILOutput, target: Tensor, *, class_weights: Tensor | None = None
     ) -> Tensor:
-        """Return the loss of `output` against class indices `target` (B,): cross-entropy."""
-        return F.cross_entropy(output.logits, target, weight=class_weights)
+        """Return the loss of `output` against class indices `target` (B,).
+
+        Cross-entropy, each bag's multiplied by the weight of its class, the mean over bags. (The
+        weighted mean of torch would let the weight of a lone bag cancel out.)
+        """
+        each = F.cross_entropy(output.logits, target, weight=class_weights, reduction="none")
+        return each.mean()

@@ -113,13 +113,37 @@ def test_an_unknown_name_is_answered_with_close_ones() -> None:
         create_encoder("resnt50")
 
 
-def test_published_weights_that_are_not_here_say_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+@pytest.fixture
+def offline_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No network, and an empty cache of the hub: its folder."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_published_weights_that_are_not_here_say_what_to_do_at_once(
+    monkeypatch: pytest.MonkeyPatch, offline_hub: Path
+) -> None:
+    """The hub's client waits between its tries; the user shall not."""
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waited for a network that is not"))
     with pytest.raises(WeightsError, match="pass --weights PATH, or go online once"):
         create_encoder("resnet18.a1_in1k")
+
+
+def test_weights_in_the_hubs_cache_need_no_network(offline_hub: Path) -> None:
+    name = "test_resnet.r160_in1k"
+    model = timm.create_model(name)
+    repository = offline_hub / "models--timm--test_resnet.r160_in1k"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0" * 40)
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    save_file(model.state_dict(), snapshot / "model.safetensors")
+    pixels = tiles(2, 96)
+    cached = create_encoder(name, device="cpu")
+    local = create_encoder(name, weights=snapshot / "model.safetensors", device="cpu")
+    assert np.array_equal(cached.embed(pixels), local.embed(pixels))
+    assert cached.contract == local.contract
 
 
 @pytest.mark.parametrize(

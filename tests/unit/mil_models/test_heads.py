@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mil_models import create_head
+from mil_models.heads import MILOutput
 from mil_models.layers import AttentionPool
 from tests.contracts.head_contract import HeadContract
 
@@ -51,14 +52,18 @@ def test_mean_head_is_the_mean() -> None:
     assert torch.allclose(head(bag, mask).logits[0], expected, atol=1e-6)
 
 
-def test_class_weights_weigh_the_loss() -> None:
+def test_class_weights_weigh_the_loss_of_a_lone_bag_too() -> None:
+    """Training steps over one bag at a time: a weight must not be divided out by itself."""
     head = create_head("mean", dim=4, classes=2).eval()
     output = head(torch.randn(2, 3, 4), torch.ones(2, 3, dtype=torch.bool))
     target = torch.tensor([0, 1])
     weights = torch.tensor([1.0, 3.0])
     each = -output.logits.log_softmax(dim=1)[[0, 1], target]
-    expected = (each * weights).sum() / weights.sum()
-    assert torch.allclose(head.loss(output, target, class_weights=weights), expected)
+    assert torch.allclose(
+        head.loss(output, target, class_weights=weights), (each * weights).sum() / 2
+    )
+    lone = MILOutput(output.logits[1:])
+    assert torch.allclose(head.loss(lone, target[1:], class_weights=weights), 3 * each[1])
 
 
 @pytest.mark.parametrize(("name", "arguments"), [("clam", {}), ("abmil", {"depth": 3})])
