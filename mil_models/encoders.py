@@ -11,7 +11,6 @@ import huggingface_hub
 import numpy as np
 import timm
 import torch
-from huggingface_hub.utils import get_session
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -250,7 +249,7 @@ def _hub_file(repository: str) -> Path:
         if isinstance(cached, str):
             return Path(cached)
     # The hub's client retries for most of a minute where there is no network: ask once before.
-    get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+    huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
     for name in HUB_FILES[:-1]:
         if huggingface_hub.file_exists(repository, name):
             return Path(huggingface_hub.hf_hub_download(repository, name))
