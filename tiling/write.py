@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +10,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+
+from tiling.atomic import replacing
 
 BIGTIFF_BYTES = 8 << 30
 """Raw size from which offsets need 64 bits, with room to spare for poor compression."""
@@ -64,33 +65,31 @@ def write_slide(
     if list(downsamples) != sorted(set(downsamples)) or downsamples[0] != 1:
         raise ValueError(f"downsamples={tuple(downsamples)}: must ascend from 1")
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     size = {} if mpp is None else {
         "resolution": (1e4 / mpp, 1e4 / mpp),
         "resolutionunit": tifffile.RESUNIT.CENTIMETER,
     }  # fmt: skip
     height, width = pixels.shape[:2]
-    try:
-        with tifffile.TiffWriter(partial, bigtiff=height * width * 3 > BIGTIFF_BYTES) as tiff:
-            for downsample in downsamples:
-                shape = (max(height // downsample, 1), max(width // downsample, 1), 3)
-                scaled = {k: _scaled(v, downsample) for k, v in size.items()}
-                tiff.write(
-                    _level_tiles(pixels, shape, downsample, tile_px),
-                    shape=shape,
-                    dtype=np.uint8,
-                    tile=(tile_px, tile_px),
-                    photometric="rgb",
-                    compression="jpeg",
-                    compressionargs={"level": quality},
-                    subsampling=subsampling,
-                    subfiletype=1 if downsample > 1 else 0,
-                    metadata=None,
-                    **scaled,
-                )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        replacing(path) as partial,
+        tifffile.TiffWriter(partial, bigtiff=height * width * 3 > BIGTIFF_BYTES) as tiff,
+    ):
+        for downsample in downsamples:
+            shape = (max(height // downsample, 1), max(width // downsample, 1), 3)
+            scaled = {k: _scaled(v, downsample) for k, v in size.items()}
+            tiff.write(
+                _level_tiles(pixels, shape, downsample, tile_px),
+                shape=shape,
+                dtype=np.uint8,
+                tile=(tile_px, tile_px),
+                photometric="rgb",
+                compression="jpeg",
+                compressionargs={"level": quality},
+                subsampling=subsampling,
+                subfiletype=1 if downsample > 1 else 0,
+                metadata=None,
+                **scaled,
+            )
     return path
 
 

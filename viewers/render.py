@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from tiling.atomic import replacing
 from tiling.heatmap import ScoreMap
 from viewers.colours import heat_colours
 
@@ -135,10 +135,8 @@ def length_text(length_um: float) -> str:
 def save_png(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG, whole or not at all, the same bytes for the same picture."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(png_bytes(figure))
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_bytes(png_bytes(figure))
     return path
 
 

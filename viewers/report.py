@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from PIL import Image
+
+from tiling.atomic import replacing
 
 OVERVIEW_PX = 900
 SHEET_PX = 1200
@@ -81,9 +82,8 @@ def write_report(
         overview_px=OVERVIEW_PX,
         sheet_px=SHEET_PX,
     )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -23,6 +24,7 @@ from wsi_pipeline.errors import UsageError
 
 EXIT_USAGE, EXIT_NOTHING_DONE, EXIT_INTERRUPTED = 2, 3, 130
 
+FULL_DISK_REMEDY = "; free some and run the same command again: what is finished is kept"
 SLIDES_HELP = "Files, folders, globs, URLs, or a manifest CSV (path; if wanted slide_id, mpp)."
 OUT_HELP = "Output folder; what is there already is kept."
 Slides = Annotated[list[str], Parameter(negative="", help=SLIDES_HELP)]
@@ -365,7 +367,8 @@ def run_tokens(tokens: list[str]) -> int:
     except (WSIError, OSError) as err:
         if "--debug" in tokens:
             raise
-        _complain(str(err))
+        is_full = isinstance(err, OSError) and err.errno == errno.ENOSPC
+        _complain(f"{err}{FULL_DISK_REMEDY if is_full else ''}")
         return EXIT_USAGE if is_usage(err) else EXIT_NOTHING_DONE
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tiling.atomic import replacing
 from tiling.store import Prediction, SlideStore
 from wsi_pipeline import __version__
 
@@ -33,9 +33,8 @@ def package_versions() -> dict[str, str]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def write_predictions(
@@ -48,9 +47,11 @@ def write_predictions(
     """
     columns = ["slide_id", "label", *(f"score_{c}" for c in classes), "tiles", "bad_tiles",
                "seen_in_training", "reason"]  # fmt: skip
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     scored = 0
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for store, prediction in stores:
@@ -64,7 +65,6 @@ def write_predictions(
                 row["bad_tiles"] = prediction.attrs["bad_tiles"]
                 row["seen_in_training"] = str(prediction.attrs["seen_in_training"]).lower()
             writer.writerow(row)
-    os.replace(partial, path)
     return scored
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
+
+from tiling.atomic import replacing
 
 SAVE_EVERY_S = 2.0
 
@@ -50,12 +51,13 @@ class RunTable:
 
     def save(self) -> None:
         """Write the table, whole or not at all."""
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(self.path) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, [f.name for f in fields(StageRow)])
             writer.writeheader()
             writer.writerows(asdict(row) for row in self.rows.values())
-        os.replace(partial, self.path)
         self._saved = time.monotonic()
 
     def _put(self, row: StageRow) -> None:

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tiling.atomic import replacing
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "table.csv"
+    with replacing(path) as partial:
+        partial.write_text("old")
+    with pytest.raises(OSError, match="full"), replacing(path) as partial:
+        partial.write_text("ne")
+        raise OSError("full")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
