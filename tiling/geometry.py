@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,42 @@ class Region:
         rows = slice(edge(self.y0), edge(self.y0 + self.height))
         columns = slice(edge(self.x0), edge(self.x0 + self.width))
         return rows, columns
+
+
+class PixelBox(NamedTuple):
+    """Whole pixels of a level, `right` and `bottom` exclusive; may reach outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.right - self.left, self.bottom - self.top
+
+    def within(self, width: int, height: int) -> PixelBox:
+        """Return the part inside a picture of that size."""
+        return PixelBox(
+            max(self.left, 0), max(self.top, 0), min(self.right, width), min(self.bottom, height)
+        )
+
+
+def true_downsample(length: int, level_length: int) -> float:
+    """Return by how much a level shrinks an axis of `length` px to `level_length` px.
+
+    Writers shrink by whole factors and drop (or complete) the last pixel, so that 2967 px become
+    741 at a factor of 4, not of 4.004: taken literally, the far end would be shifted.
+
+    Examples
+    --------
+    >>> true_downsample(2967, 741), true_downsample(60001, 15001), true_downsample(1000, 300)
+    (4.0, 4.0, 3.3333333333333335)
+    """
+    factor = round(length / level_length)
+    is_whole = factor >= 1 and abs(factor * level_length - length) < factor
+    return float(factor) if is_whole else length / level_length
 
 
 def tile_starts(

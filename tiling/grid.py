@@ -12,6 +12,9 @@ from tiling.geometry import tile_starts
 from tiling.slide import Slide
 from tiling.tissue import TissueMask, tissue_mask
 
+SQUARE = 8
+"""Tiles a side that are kept together: 64 consecutive tiles share most of what is decoded."""
+
 
 @dataclass(frozen=True, slots=True)
 class TileSpec:
@@ -59,7 +62,9 @@ class TileSpec:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TileGrid:
-    """The tiles of one slide, row by row as they are stored in the file.
+    """The tiles of one slide, in squares of 8 x 8, row by row in each.
+
+    So consecutive tiles lie around each other, and a block of them shares what must be decoded.
 
     Attributes
     ----------
@@ -120,6 +125,21 @@ def tile_extent(
     return (extent_x, extent_y), (max(extent_x - shared_x, 1), max(extent_y - shared_y, 1))
 
 
+def in_squares(x_starts: NDArray[np.int64], y_starts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return every (x, y) of a grid, shape ``(N, 2)``, square by square of `SQUARE` tiles a side.
+
+    Examples
+    --------
+    >>> in_squares(np.arange(9), np.arange(2)).tolist()[6:11]
+    [[6, 0], [7, 0], [0, 1], [1, 1], [2, 1]]
+    >>> in_squares(np.arange(9), np.arange(2)).tolist()[-3:]
+    [[7, 1], [8, 0], [8, 1]]
+    """
+    row, column = np.indices((len(y_starts), len(x_starts))).reshape(2, -1)
+    order = np.lexsort((column, row, column // SQUARE, row // SQUARE))
+    return np.stack([x_starts[column[order]], y_starts[row[order]]], axis=1)
+
+
 def tile_grid(slide: Slide, spec: TileSpec, mask: TissueMask | None = None) -> TileGrid:
     """Lay a grid over `slide` and keep the tiles with enough tissue.
 
@@ -147,7 +167,7 @@ def tile_grid(slide: Slide, spec: TileSpec, mask: TissueMask | None = None) -> T
     x_starts, y_starts = (
         tile_starts(slide.size[axis], extent[axis], stride[axis], overhang=pads) for axis in (0, 1)
     )
-    coords = np.stack(np.meshgrid(x_starts, y_starts), axis=-1).reshape(-1, 2)
+    coords = in_squares(x_starts, y_starts)
     if len(coords) and mask is None:
         mask = tissue_mask(slide)
     if len(coords) and mask is not None:

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.errors import SlideOpenError
-from tiling.geometry import Region
+from tiling.errors import SlideOpenError, SlideReadError
+from tiling.geometry import PixelBox, true_downsample
+from tiling.readers.base import WHITE
 from tiling.readers.registry import is_url, load_reader, open_reader
+from tiling.resample import resample
 from tiling.resolution import Resolution, require_mpp, resolve_mpp
 
 LEVEL_TOLERANCE = 0.01
@@ -69,8 +70,13 @@ class Slide:
 
     @property
     def reader_version(self) -> str:
-        """Reader and decoder with their versions."""
+        """Reader with its version."""
         return self._reader.version()
+
+    @property
+    def decoder(self) -> str:
+        """What decodes the stored tiles, with its version."""
+        return self._reader.decoder
 
     @property
     def vendor(self) -> str:
@@ -113,12 +119,7 @@ class Slide:
 
     def tile_size(self, level: int) -> tuple[int, int]:
         """Return (width, height) of the tiles stored at `level`; 256 x 256 where not stated."""
-        for prefix in ("openslide", "tiffslide"):
-            width = self.properties.get(f"{prefix}.level[{level}].tile-width")
-            height = self.properties.get(f"{prefix}.level[{level}].tile-height")
-            if width and height:
-                return int(width), int(height)
-        return 256, 256
+        return self._reader.tile_size(level)
 
     def read_region(
         self, location: tuple[int, int], *, level: int, size: tuple[int, int]
@@ -153,26 +154,97 @@ class Slide:
             raise ValueError(f"level={level}: {self.name} has levels 0 to {last}")
 
     def read_scaled(
-        self, location: tuple[int, int], extent: tuple[int, int], size: tuple[int, int]
+        self,
+        location: tuple[int, int],
+        extent: tuple[int, int],
+        size: tuple[int, int],
+        *,
+        exact: bool = False,
     ) -> NDArray[np.uint8]:
-        """Return the level-0 rectangle at `location`, `extent` wide and high, as `size` pixels.
+        """Return one level-0 rectangle as `size` (width, height) pixels; see :meth:`read_into`.
 
-        The coarsest level that is not coarser than the result is read, its edges rounded to whole
-        pixels of that level, and averaged over each result pixel's own area, fractions included.
-        Where the slide has no pixels that fine, it is enlarged by bicubic interpolation.
+        Raises
+        ------
+        SlideReadError
+            The stored data cannot be decoded.
         """
-        wanted = min(extent[0] / size[0], extent[1] / size[1])
-        level = self.level_for(wanted)
-        downsample = self.level_downsamples[level]
-        rows, columns = Region(*location, *extent).level_slices(downsample)
-        found = max(columns.stop - columns.start, 1), max(rows.stop - rows.start, 1)
-        corner = round(columns.start * downsample), round(rows.start * downsample)
-        pixels = self.read_region(corner, level=level, size=found)
-        if found == size:
-            return pixels
-        is_upsampled = found[0] < size[0] or found[1] < size[1]
-        method = cv2.INTER_CUBIC if is_upsampled else cv2.INTER_AREA
-        return np.asarray(cv2.resize(pixels, size, interpolation=method), dtype=np.uint8)
+        out = np.empty((1, size[1], size[0], 3), np.uint8)
+        for error in self.read_into(out, np.array([location]), extent, exact=exact).values():
+            raise error
+        found: NDArray[np.uint8] = out[0]
+        return found
+
+    def read_into(
+        self,
+        out: NDArray[np.uint8],
+        coords: NDArray[np.int64],
+        extent: tuple[int, int],
+        *,
+        exact: bool = False,
+    ) -> dict[int, SlideReadError]:
+        """Read rectangles of one extent at one scale; neighbours share what has been decoded.
+
+        The coarsest level that is not coarser than the result is read, shrunk further while it
+        is decoded where the reader can, and averaged over each result pixel's own area, fractions
+        included. Where the slide has no pixels that fine, it is enlarged by bicubic interpolation.
+
+        Parameters
+        ----------
+        out
+            uint8, shape ``(N, height, width, 3)``: takes the pixels, white outside the slide and
+            where the stored data cannot be decoded.
+        coords
+            x0, y0 of the rectangles, level 0, shape ``(N, 2)``.
+        extent
+            (width, height) of every rectangle, level 0.
+        exact
+            Decode at full resolution and average, where the reader could decode smaller.
+
+        Returns
+        -------
+        The error of each rectangle that could not be read, by its index.
+        """
+        size = out.shape[2], out.shape[1]
+        level, reduction = self._source_of(extent, size, exact=exact)
+        scale = reduction * np.asarray(self._level_scale(level))
+        edges = np.concatenate([coords, coords + np.asarray(extent)], axis=1) / np.tile(scale, 2)
+        # The last pixel of a level may be half padding, or lack what rounding dropped.
+        beyond = edges[:, 2:] - np.asarray(self.level_sizes[level]) // reduction
+        edges[:, 2:] -= np.where((beyond > 0) & (beyond < 1), beyond, 0)
+        edges = np.round(edges, 6)
+        low = np.floor(edges[:, :2])
+        high = np.maximum(np.ceil(edges[:, 2:]), low + 1)
+        boxes = [PixelBox(*b) for b in np.concatenate([low, high], axis=1).astype(int).tolist()]
+        inner = edges - np.tile(low, 2)
+        is_plain = bool((inner == (0, 0, *size)).all())
+        errors = {}
+        found = self._reader.read_boxes(
+            level, boxes, reduction=reduction, out=out if is_plain else None
+        )
+        for index, (pixels, part) in enumerate(zip(found, inner.tolist(), strict=True)):
+            if isinstance(pixels, SlideReadError):
+                out[index] = WHITE
+                errors[index] = pixels
+            elif not is_plain:
+                resample(pixels, tuple(part), out[index])
+        return errors
+
+    def _source_of(
+        self, extent: tuple[int, int], size: tuple[int, int], *, exact: bool
+    ) -> tuple[int, int]:
+        """Return which level to read and by how much to shrink it while decoding."""
+        level = self.level_for(min(extent[0] / size[0], extent[1] / size[1]))
+        if exact:
+            return level, 1
+        scale = self._level_scale(level)
+        wanted = min(extent[axis] / size[axis] / scale[axis] for axis in (0, 1))
+        fitting = [r for r in self._reader.reductions(level) if r <= wanted * (1 + LEVEL_TOLERANCE)]
+        return level, max(fitting, default=1)
+
+    def _level_scale(self, level: int) -> tuple[float, float]:
+        """Return level-0 px per px of `level`, (x, y), free of the rounding of level sizes."""
+        (width, height), (level_width, level_height) = self.size, self.level_sizes[level]
+        return true_downsample(width, level_width), true_downsample(height, level_height)
 
     def level_for(self, downsample: float) -> int:
         """Return the coarsest level that is no coarser than `downsample`."""
@@ -228,7 +300,7 @@ def open_slide(
     path
         A slide file, or a URL such as ``s3://bucket/slide.svs`` or ``https://host/slide.tif``.
     reader
-        ``"auto"``, ``"openslide"`` or ``"tiffslide"``.
+        ``"auto"`` or the name of a reader: ``"tiff"``, ``"openslide"``, ``"tiffslide"``.
     mpp
         Pixel size at level 0 in µm, or (x, y); overrides what the slide states.
     storage_options

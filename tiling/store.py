@@ -412,6 +412,7 @@ def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: 
             "vendor": slide.vendor,
             "reader": slide.reader,
             "reader_version": slide.reader_version,
+            "decoder": slide.decoder,
             "levels": [
                 {"width": w, "height": h, "downsample": d}
                 for (w, h), d in zip(slide.level_sizes, slide.level_downsamples, strict=True)

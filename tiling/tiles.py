@@ -35,11 +35,12 @@ class TileGeometry:
     extent: tuple[int, int]
     tile_px: int
     slide_size: tuple[int, int]
+    exact: bool = False
 
     @classmethod
     def of(cls, grid: TileGrid) -> TileGeometry:
         """Return the geometry of `grid`'s tiles."""
-        return cls(grid.extent, grid.spec.tile_px, grid.slide_size)
+        return cls(grid.extent, grid.spec.tile_px, grid.slide_size, grid.spec.exact)
 
 
 def read_tiles(
@@ -60,17 +61,12 @@ def read_tiles(
         uint8, shape ``(N,)``, values of :class:`TileStatus`.
     """
     size = (geometry.tile_px, geometry.tile_px)
-    pixels = np.full((len(coords), *size, 3), 255, np.uint8)
+    pixels = np.empty((len(coords), *size, 3), np.uint8)
     status = np.full(len(coords), TileStatus.READ, np.uint8)
-    for index, (x0, y0) in enumerate(coords.tolist()):
-        if x0 + geometry.extent[0] > geometry.slide_size[0] or (
-            y0 + geometry.extent[1] > geometry.slide_size[1]
-        ):
-            status[index] = TileStatus.PADDED
-        try:
-            pixels[index] = slide.read_scaled((x0, y0), geometry.extent, size)
-        except SlideReadError:
-            status[index] = TileStatus.UNREADABLE
+    reaches_over = (coords + np.asarray(geometry.extent) > np.asarray(geometry.slide_size)).any(1)
+    status[reaches_over] = TileStatus.PADDED
+    errors = slide.read_into(pixels, coords, geometry.extent, exact=geometry.exact)
+    status[list(errors)] = TileStatus.UNREADABLE
     return pixels, status
 
 

@@ -56,7 +56,7 @@ def info(
     slide: str,
     /,
     *,
-    reader: Literal["auto", "openslide", "tiffslide"] = "auto",
+    reader: Literal["auto", "tiff", "openslide", "tiffslide"] = "auto",
     slide_mpp: SlideMpp = None,
     json_: AsJson = False,
 ) -> int:

@@ -51,7 +51,7 @@ class TileOptions:
     edge: Literal["drop", "pad"] = "drop"
     exact: Annotated[bool, Parameter(negative="")] = False
     slide_mpp: float | None = None
-    reader: Literal["auto", "openslide", "tiffslide"] = "auto"
+    reader: Literal["auto", "tiff", "openslide", "tiffslide"] = "auto"
     save_tiles: Annotated[bool, Parameter(negative="")] = False
 
     def spec(self, default_tile_px: int = DEFAULT_TILE_PX) -> TileSpec:

@@ -23,6 +23,7 @@ def slide_info(path: str, *, reader: str = "auto", mpp: float | None = None) -> 
             "path": path,
             "reader": slide.reader,
             "reader_version": slide.reader_version,
+            "decoder": slide.decoder,
             "vendor": slide.vendor,
             "width": slide.size[0],
             "height": slide.size[1],

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tiling.errors import SlideReadError
+from tiling.geometry import PixelBox
 
 WHITE = 255
 
@@ -42,9 +45,15 @@ class Reader(ABC):
         """(width, height) of each level, finest first."""
 
     @property
-    @abstractmethod
+    def decoder(self) -> str:
+        """What decodes the stored tiles, with its version; the reader itself where it does."""
+        return self.version()
+
+    @property
     def level_downsamples(self) -> tuple[float, ...]:
-        """Each level's downsample relative to level 0, >= 1."""
+        """Each level's downsample relative to level 0, the mean of both axes (OpenSlide's rule)."""
+        width, height = self.level_sizes[0]
+        return tuple((width / w + height / h) / 2 for w, h in self.level_sizes)
 
     @property
     @abstractmethod
@@ -66,6 +75,50 @@ class Reader(ABC):
         self, location: tuple[int, int], level: int, size: tuple[int, int]
     ) -> NDArray[np.uint8]:
         """Return RGB pixels, shape ``(height, width, 3)``; raise `SlideReadError` on bad data."""
+
+    def tile_size(self, level: int) -> tuple[int, int]:
+        """Return (width, height) of the tiles stored at `level`; 256 x 256 where not known."""
+        return 256, 256
+
+    def reductions(self, level: int) -> tuple[int, ...]:
+        """Return the factors by which `level` can be shrunk while it is decoded, 1 first."""
+        return (1,)
+
+    def read_boxes(
+        self,
+        level: int,
+        boxes: Sequence[PixelBox],
+        *,
+        reduction: int = 1,
+        out: NDArray[np.uint8] | None = None,
+    ) -> Iterator[NDArray[np.uint8] | SlideReadError]:
+        """Read several boxes of one level, in order, going on past those that cannot be decoded.
+
+        Parameters
+        ----------
+        boxes
+            In pixels of the level after `reduction`; white outside of it.
+        reduction
+            One of :meth:`reductions`.
+        out
+            Where to put the pixels, shape ``(N, height, width, 3)``, for boxes of one size.
+
+        Yields
+        ------
+        uint8 RGB ``(height, width, 3)``, not to be written to, a row of `out` if that is given; or
+        the error of that box.
+        """
+        downsample = self.level_downsamples[level]
+        for index, box in enumerate(boxes):
+            try:
+                location = round(box.left * downsample), round(box.top * downsample)
+                pixels = self.read_region(location, level, box.size)
+            except SlideReadError as err:
+                yield err
+                continue
+            if out is not None:
+                out[index] = pixels
+            yield pixels if out is None else out[index]
 
     @abstractmethod
     def read_associated(self, name: str) -> NDArray[np.uint8]:

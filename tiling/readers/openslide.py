@@ -32,7 +32,6 @@ class OpenSlideReader(Reader):
         # Kept, since even metadata cannot be asked of a handle that has seen an error.
         self._properties = dict(self._slide.properties)
         self._level_sizes = tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
-        self._level_downsamples = tuple(float(d) for d in self._slide.level_downsamples)
         self._associated_names = tuple(sorted(self._slide.associated_images))
 
     @classmethod
@@ -48,10 +47,6 @@ class OpenSlideReader(Reader):
         return self._level_sizes
 
     @property
-    def level_downsamples(self) -> tuple[float, ...]:
-        return self._level_downsamples
-
-    @property
     def properties(self) -> Mapping[str, str]:
         return self._properties
 
@@ -62,6 +57,11 @@ class OpenSlideReader(Reader):
     @property
     def associated_names(self) -> tuple[str, ...]:
         return self._associated_names
+
+    def tile_size(self, level: int) -> tuple[int, int]:
+        width = self._properties.get(f"openslide.level[{level}].tile-width")
+        height = self._properties.get(f"openslide.level[{level}].tile-height")
+        return (int(width), int(height)) if width and height else super().tile_size(level)
 
     def read_region(
         self, location: tuple[int, int], level: int, size: tuple[int, int]

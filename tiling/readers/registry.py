@@ -11,12 +11,13 @@ from tiling.errors import SlideOpenError
 from tiling.readers.base import Reader, UnsupportedSlideError
 
 READERS: dict[str, str] = {
+    "tiff": "tiling.readers.tiff:TiffReader",
     "openslide": "tiling.readers.openslide:OpenSlideReader",
     "tiffslide": "tiling.readers.tiffslide:TiffSlideReader",
 }
 """Reader name to "module:class", in the order in which `auto` tries them."""
 
-REMOTE_READERS = ("tiffslide",)
+REMOTE_READERS = ("tiff", "tiffslide")
 
 
 def is_url(path: str) -> bool:

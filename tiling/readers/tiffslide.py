@@ -52,10 +52,6 @@ class TiffSlideReader(Reader):
         return self._level_sizes
 
     @property
-    def level_downsamples(self) -> tuple[float, ...]:
-        return tuple(float(d) for d in self._slide.level_downsamples)
-
-    @property
     def properties(self) -> Mapping[str, str]:
         return self._properties
 
@@ -66,6 +62,11 @@ class TiffSlideReader(Reader):
     @property
     def associated_names(self) -> tuple[str, ...]:
         return tuple(sorted(self._slide.associated_images))
+
+    def tile_size(self, level: int) -> tuple[int, int]:
+        width = self._properties.get(f"tiffslide.level[{level}].tile-width")
+        height = self._properties.get(f"tiffslide.level[{level}].tile-height")
+        return (int(width), int(height)) if width and height else super().tile_size(level)
 
     def read_region(
         self, location: tuple[int, int], level: int, size: tuple[int, int]

@@ -14,18 +14,22 @@ class TestOpenSlideReader(ReaderContract):
     reader = "openslide"
 
 
+class TestTiffReader(ReaderContract):
+    reader = "tiff"
+
+
 class TestTiffSlideReader(ReaderContract):
     reader = "tiffslide"
 
 
-def test_auto_prefers_openslide(coded_path: Path) -> None:
+def test_auto_prefers_the_fast_reader(coded_path: Path) -> None:
     with open_slide(coded_path) as slide:
-        assert slide.reader == "openslide"
+        assert slide.reader == "tiff"
 
 
-def test_auto_takes_tiffslide_for_urls(coded_path: Path) -> None:
+def test_auto_takes_the_fast_reader_for_urls(coded_path: Path) -> None:
     with open_slide(f"file://{coded_path}") as slide:
-        assert slide.reader == "tiffslide"
+        assert slide.reader == "tiff"
         assert slide.read_region((257, 3), level=0, size=(1, 1))[0, 0].tolist() == [1, 3, 7]
 
 
@@ -35,7 +39,7 @@ def test_missing_file_says_so(tmp_path: Path) -> None:
 
 
 def test_unknown_reader_names_the_choices(coded_path: Path) -> None:
-    with pytest.raises(ValueError, match="choose from auto, openslide, tiffslide"):
+    with pytest.raises(ValueError, match="choose from auto, tiff, openslide, tiffslide"):
         open_slide(coded_path, reader="bioformats")
 
 
@@ -73,7 +77,7 @@ def test_a_slide_in_an_object_store_is_tiled_from_its_url(
     with fsspec.open(url, "wb") as file:
         file.write(tissue_path.read_bytes())
     with open_slide(url) as remote, open_slide(tissue_path, reader="openslide") as local:
-        assert remote.reader == "tiffslide"
+        assert remote.reader == "tiff"
         assert remote.resolution.mpp == local.resolution.mpp
         one = remote.read_region((500, 250), level=0, size=(300, 200))
         assert np.array_equal(one, local.read_region((500, 250), level=0, size=(300, 200)))

@@ -64,8 +64,9 @@ def test_attributes_follow_the_schema(store: SlideStore) -> None:
     attrs = stored["attributes"]["wsi_pipeline"]
     assert attrs["schema_version"] == 1
     assert attrs["source"]["name"] == "tissue.tif"
-    assert attrs["slide"]["mpp_source"] == "openslide.mpp"
-    assert attrs["slide"]["reader_version"].startswith("openslide 4")
+    assert attrs["slide"]["mpp_source"] == "tiff.XResolution"
+    assert attrs["slide"]["reader_version"].startswith("tiff (tifffile 2")
+    assert attrs["slide"]["decoder"].startswith("libjpeg-turbo (simplejpeg ")
     assert attrs["tissue"]["method"] == "saturation-otsu"
 
 
