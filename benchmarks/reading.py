@@ -125,10 +125,11 @@ def compare(path: Path, case: Case, arguments: argparse.Namespace) -> None:
         ratios = [a / b for a, b in zip(found, base, strict=True)]
         table.add_row(name, f"{statistics.median(found):.0f}", f"{statistics.median(ratios):.2f}",
                       f"{min(ratios):.2f}", f"{max(ratios):.2f}")  # fmt: skip
-    if arguments.threads:
+    left = blocks[rounds * arguments.blocks :]
+    if arguments.threads and len(left) >= BURSTS:
         for name in ("ours", "ours, dask"):
             if name in readers:
-                gain = threads_gain(path, grid, case, blocks[rounds * arguments.blocks :], name)
+                gain = threads_gain(path, grid, case, left, name)
                 table.add_row(f"{name}: 2 threads / 1, wall", "", f"{gain:.2f}", "", "")
     Console(width=110).print(table)
 
