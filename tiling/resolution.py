@@ -18,7 +18,19 @@ MPP_TOLERANCE = 0.05
 OBJECTIVE_FACTOR = 1.5
 """Disagreement with ``10 / objective power`` that is worth a warning, never an error."""
 
-_UNIT_UM = {"centimeter": 10_000.0, "inch": 25_400.0}
+_DENSITY_UM = {"centimeter": 10_000.0, "inch": 25_400.0}
+_LENGTH_UM = {"nm": 1e-3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+"""OME's units of length; micrometres are spelt with either of two letters."""
+_SOURCES = (
+    ("openslide.mpp", "openslide.mpp-x", "openslide.mpp-y", 1.0),
+    ("tiffslide.mpp", "tiffslide.mpp-x", "tiffslide.mpp-y", 1.0),
+    ("aperio.MPP", "aperio.MPP", "aperio.MPP", 1.0),
+    ("philips.PixelSpacing", "philips.PixelSpacingX", "philips.PixelSpacingY", 1e3),
+    ("dicom.PixelSpacing", "dicom.PixelSpacingX", "dicom.PixelSpacingY", 1e3),
+)
+"""Name, keys for x and y, and µm per unit."""
+_OBJECTIVES = ("openslide.objective-power", "tiffslide.objective-power", "aperio.AppMag",
+               "ome.NominalMagnification", "dicom.ObjectiveLensPower")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +79,26 @@ def mpp_candidates(properties: Mapping[str, str]) -> tuple[MppCandidate, ...]:
     ['aperio.MPP = 0.25 x 0.25 µm']
     """
     found = []
-    for source, key_x, key_y in (
-        ("openslide.mpp", "openslide.mpp-x", "openslide.mpp-y"),
-        ("tiffslide.mpp", "tiffslide.mpp-x", "tiffslide.mpp-y"),
-        ("aperio.MPP", "aperio.MPP", "aperio.MPP"),
-    ):
-        mpp = _positive(properties.get(key_x)), _positive(properties.get(key_y))
-        if mpp[0] is not None and mpp[1] is not None:
-            found.append(MppCandidate(source, (mpp[0], mpp[1])))
-    unit = _UNIT_UM.get(str(properties.get("tiff.ResolutionUnit", "")).lower())
+
+    def add(source: str, x: float | None, y: float | None) -> None:
+        if x is not None and y is not None:
+            found.append(MppCandidate(source, (x, y)))
+
+    for source, key_x, key_y, unit_um in _SOURCES:
+        x, y = _positive(properties.get(key_x)), _positive(properties.get(key_y))
+        add(source, x and x * unit_um, y and y * unit_um)
+    add("ome.PhysicalSize", _ome_um(properties, "X"), _ome_um(properties, "Y"))
+    density_um = _DENSITY_UM.get(str(properties.get("tiff.ResolutionUnit", "")).lower())
     density_x = _positive(properties.get("tiff.XResolution"))
     density_y = _positive(properties.get("tiff.YResolution"))
-    if unit and density_x and density_y:
-        found.append(MppCandidate("tiff.XResolution", (unit / density_x, unit / density_y)))
+    if density_um and density_x and density_y:
+        add("tiff.XResolution", density_um / density_x, density_um / density_y)
     return tuple(found)
+
+
+def objective_power(properties: Mapping[str, str]) -> float | None:
+    """Return the objective's nominal magnification, if stated: never a pixel size."""
+    return next((p for key in _OBJECTIVES if (p := _positive(properties.get(key)))), None)
 
 
 def resolve_mpp(
@@ -143,15 +161,19 @@ def require_mpp(resolution: Resolution, name: str) -> tuple[float, float]:
 
 
 def _objective_warnings(properties: Mapping[str, str], chosen: MppCandidate) -> list[str]:
-    power = _positive(
-        properties.get("openslide.objective-power") or properties.get("tiffslide.objective-power")
-    )
+    power = objective_power(properties)
     if power is None:
         return []
     ratio = chosen.mpp[0] * power / 10.0
     if 1 / OBJECTIVE_FACTOR <= ratio <= OBJECTIVE_FACTOR:
         return []
     return [f"{chosen} is unusual for a {power:g}x objective (about {10 / power:.3g} µm)"]
+
+
+def _ome_um(properties: Mapping[str, str], axis: str) -> float | None:
+    value = _positive(properties.get(f"ome.PhysicalSize{axis}"))
+    unit_um = _LENGTH_UM.get(properties.get(f"ome.PhysicalSize{axis}Unit", "µm"))
+    return value * unit_um if value and unit_um else None
 
 
 def _positive(text: object) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tiling.resolution import objective_power
 from tiling.slide import open_slide
 
 
@@ -30,6 +31,7 @@ def slide_info(path: str, *, reader: str = "auto", mpp: float | None = None) -> 
             "mpp_x": None if resolution.mpp is None else resolution.mpp[0],
             "mpp_y": None if resolution.mpp is None else resolution.mpp[1],
             "mpp_source": resolution.source or None,
+            "objective_power": objective_power(slide.properties),
             "mpp_candidates": [str(candidate) for candidate in resolution.candidates],
             "levels": [
                 {"width": width, "height": height, "downsample": downsample}
