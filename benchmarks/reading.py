@@ -98,7 +98,9 @@ def compare(path: Path, case: Case, arguments: argparse.Namespace) -> None:
     slide = open_slide(path, mpp=case.slide_mpp)
     spec = TileSpec(case.tile_px, case.mpp, min_tissue=0.9, exact=case.exact)
     grid = tile_grid(slide, spec)
-    blocks = [grid.coords[i : i + BLOCK] + case.shift for i in range(0, len(grid) - BLOCK, BLOCK)]
+    coords = grid.coords + case.shift
+    coords = coords[(coords + np.asarray(grid.extent) <= np.asarray(slide.size)).all(axis=1)]
+    blocks = [coords[i : i + BLOCK] for i in range(0, len(coords) - BLOCK, BLOCK)]
     np.random.default_rng(0).shuffle(blocks)
     readers = {
         name: read
@@ -110,6 +112,8 @@ def compare(path: Path, case: Case, arguments: argparse.Namespace) -> None:
     for read in readers.values():
         read(blocks[-1])
     rounds = min(arguments.rounds, len(blocks) // arguments.blocks)
+    if not rounds:
+        raise SystemExit(f"{case.title}: {len(grid)} tissue tiles are too few; pass --blocks 1")
     for number in range(rounds):
         here = blocks[number * arguments.blocks : (number + 1) * arguments.blocks]
         for name, read in readers.items():

@@ -221,7 +221,9 @@ class TiffReader(Reader):
             data = self._source.read(offset, count)
             if len(data) < count:
                 raise EOFError(f"the file ends after {len(data)} of its {count} bytes")
-            pixels = stored.decoder.decode(data, index=stored.index_of(tile), reduction=reduction)
+            pixels = stored.decoder.decode(
+                data, index=stored.index_of(tile), reduction=reduction, out=out
+            )
             width, height = stored.pixels_of(tile, reduction)
             if pixels.shape[0] < height or pixels.shape[1] < width:
                 raise ValueError(
