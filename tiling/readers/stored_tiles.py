@@ -107,7 +107,12 @@ class JpegDecoder(TileDecoder):
 
 
 class Jpeg2000Decoder(TileDecoder):
-    """JPEG 2000 by OpenJPEG."""
+    """JPEG 2000 by OpenJPEG.
+
+    Always at full resolution: the wavelet's coarser pictures sample every second pixel, not the
+    middle between two, and would be shifted. Colour that is stored at half the width is taken for
+    YCbCr, and converted, by the library itself.
+    """
 
     name = f"OpenJPEG (imagecodecs {importlib.metadata.version('imagecodecs')})"
 
@@ -126,7 +131,7 @@ class Jpeg2000Decoder(TileDecoder):
         pixels = np.asarray(imagecodecs.jpeg2k_decode(data))
         if pixels.dtype != np.uint8:
             raise ValueError(f"{pixels.dtype} in place of 8 bit")
-        if pixels.ndim == 3 and pixels.shape[2] == 3 and self._is_ycbcr:
+        if pixels.ndim == 3 and pixels.shape[2] == 3 and self._is_ycbcr and not _is_subsampled(data):
             return ycbcr_to_rgb(pixels)
         return as_rgb(pixels)
 
@@ -187,6 +192,13 @@ def as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.shape[2] == 4:
         return rgb_over_white(pixels)
     return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def _is_subsampled(codestream: bytes) -> bool:
+    """Whether a JPEG 2000 component is stored at less than full size (ISO/IEC 15444-1, A.5.1)."""
+    components = int.from_bytes(codestream[40:42], "big")
+    steps = codestream[42 : 42 + 3 * components]  # depth, horizontal step, vertical step
+    return any(step != 1 for step in (*steps[1::3], *steps[2::3]))
 
 
 def ycbcr_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
