@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mil_models.encoders import Encoder
+from mil_models.engines.base import Engine, cpu_lanes
+from mil_models.errors import EncoderOutputError
 from mil_models.registry import EncoderContract
 from tiling.errors import SlideReadError
 from tiling.grid import TileSpec
 from tiling.nodes import Json, Rows, as_json, count_unreadable, node_name
 from tiling.store import SlideStore
-from tiling.tiles import TileStatus, read_tiles
+from tiling.tiles import TileGeometry, TileStatus, read_tiles
 
 if TYPE_CHECKING:
     from tiling.slide import Slide
 
 BLOCK = 128
 """Tiles in a block, a chunk of the store; a larger forward batch makes a larger block."""
-READING_THREADS = 2
+BLOCKS_AHEAD = 4
+"""Blocks that are read while a GPU works: 25 MB each at 256 px."""
 PIXEL_PARAMETERS = ("tile_px", "mpp", "edge", "exact")
 """What of a tile specification decides a tile's pixels."""
 
@@ -70,6 +75,8 @@ def embed(
     ------
     EncoderMismatchError
         The encoder was not made for such tiles, and `allow_mismatch` is false.
+    EncoderOutputError
+        The encoder gave something that is no number for a tile that could be decoded.
     SlideReadError
         Not one tile could be decoded.
     """
@@ -92,22 +99,25 @@ def embed(
         return EmbedSummary(name, len(rows), int(rows.attrs["bad_tiles"]), 0, 0.0, 0.0)
     missing = rows.missing_blocks()
     done = len(rows) - _tiles_in(rows, missing)
-    computed, waited = 0, 0.0
-    read = _blocks_ahead if encoder.device.type != "cpu" else _blocks_in_turn
-    for index, (pixels, status), wait in read(slide, store, rows, missing):
-        waited += wait
-        embeddings = encoder.embed(pixels)
-        embeddings[status == TileStatus.UNREADABLE] = np.nan
-        rows.write(index, embeddings, status)
-        computed += len(status)
-        if on_progress is not None:
-            on_progress(done + computed, len(rows))
+    computed, busy = 0, 0.0
+    work = SlideTiles(slide, store, rows)
+    if encoder.device.type == "cpu":
+        lanes, blocks = encoder.engine.lanes, _embed_in_lanes(work, encoder.engine, missing)
+    else:
+        lanes, blocks = 1, _embed_ahead(work, encoder.engine, missing)
+    with closing(blocks):
+        for tiles, seconds in blocks:
+            computed += tiles
+            busy += seconds
+            if on_progress is not None:
+                on_progress(done + computed, len(rows))
     bad = count_unreadable(np.asarray(rows.status[:]))
     if len(rows) and bad == len(rows):
         raise SlideReadError(f"{slide.name}: none of the {bad} tiles can be decoded")
     rows.finish(bad_tiles=bad)
     seconds = time.perf_counter() - started
-    return EmbedSummary(name, len(rows), bad, computed, seconds, waited / max(seconds, 1e-9))
+    waited = max(1 - busy / max(lanes * seconds, 1e-9), 0.0)
+    return EmbedSummary(name, len(rows), bad, computed, seconds, waited)
 
 
 def made_with(contract: EncoderContract, spec: TileSpec) -> Json:
@@ -122,34 +132,86 @@ def _tiles_in(rows: Rows, blocks: Sequence[int]) -> int:
     return sum(rows.rows_of(b).stop - rows.rows_of(b).start for b in blocks)
 
 
-def _blocks_in_turn(
-    slide: Slide, store: SlideStore, rows: Rows, missing: Sequence[int]
-) -> Iterator[tuple[int, Block, float]]:
-    """Read a block with all threads, then hand it on: reading and encoder share the cores."""
-    coords, geometry = store.grid.coords, store.geometry
-    with ThreadPoolExecutor(READING_THREADS) as pool:
-        for index in missing:
-            started = time.perf_counter()
-            parts = np.array_split(coords[rows.rows_of(index)], READING_THREADS)
-            found = list(pool.map(lambda part: read_tiles(slide, part, geometry), parts))
-            block = np.concatenate([p for p, _ in found]), np.concatenate([s for _, s in found])
-            yield index, block, time.perf_counter() - started
+@dataclass(frozen=True, slots=True)
+class SlideTiles:
+    """The tiles of a slide and the node that takes their embeddings."""
+
+    slide: Slide
+    store: SlideStore
+    rows: Rows
+    coords: NDArray[np.int64] = field(init=False)
+    geometry: TileGeometry = field(init=False)
+
+    def __post_init__(self) -> None:
+        grid = self.store.grid
+        object.__setattr__(self, "coords", grid.coords)
+        object.__setattr__(self, "geometry", TileGeometry.of(grid))
+
+    def read(self, block: int) -> Block:
+        """Return the pixels and the status of a block's tiles."""
+        return read_tiles(self.slide, self.coords[self.rows.rows_of(block)], self.geometry)
+
+    def write(self, block: int, embeddings: NDArray[np.float32], status: NDArray[np.uint8]) -> int:
+        """Write a block, tiles that could not be decoded as NaN; return how many tiles it has."""
+        unreadable = status == TileStatus.UNREADABLE
+        wrong = ~np.isfinite(embeddings).all(axis=1) & ~unreadable
+        if wrong.any():
+            x0, y0 = self.coords[self.rows.rows_of(block)][wrong][0].tolist()
+            raise EncoderOutputError(
+                f"{self.slide.name}: the encoder gave NaN or infinity for {int(wrong.sum())} "
+                f"tiles, the first at level-0 ({x0}, {y0}); check its weights, or use "
+                "--precision float32"
+            )
+        embeddings[unreadable] = np.nan
+        self.rows.write(block, embeddings, status)
+        return len(status)
 
 
-def _blocks_ahead(
-    slide: Slide, store: SlideStore, rows: Rows, missing: Sequence[int]
-) -> Iterator[tuple[int, Block, float]]:
-    """Read one block ahead while the device works on the last one."""
-    coords, geometry = store.grid.coords, store.geometry
+def _embed_in_lanes(
+    work: SlideTiles, engine: Engine, missing: Sequence[int]
+) -> Generator[tuple[int, float], None, None]:
+    """Embed blocks on a CPU, one lane a core: each reads a block, encodes it and writes it.
 
-    def begin(index: int) -> Future[Block]:
-        return pool.submit(read_tiles, slide, coords[rows.rows_of(index)], geometry)
+    Reading and encoding share the cores, so nothing is gained by reading ahead, and a lane that
+    does one after the other keeps its core's caches. Yields (tiles, seconds of the encoder).
+    """
 
-    with ThreadPoolExecutor(1) as pool:
-        ahead = begin(missing[0]) if missing else None
-        for position, index in enumerate(missing):
-            started = time.perf_counter()
-            block = ahead.result() if ahead is not None else begin(index).result()
-            wait = time.perf_counter() - started
-            ahead = begin(missing[position + 1]) if position + 1 < len(missing) else None
-            yield index, block, wait
+    def one(block: int) -> tuple[int, float]:
+        pixels, status = work.read(block)
+        started = time.perf_counter()
+        embeddings = engine.embed(pixels)
+        seconds = time.perf_counter() - started
+        return work.write(block, embeddings, status), seconds
+
+    with ThreadPoolExecutor(engine.lanes) as pool:
+        futures = [pool.submit(one, block) for block in missing]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _embed_ahead(
+    work: SlideTiles, engine: Engine, missing: Sequence[int]
+) -> Generator[tuple[int, float], None, None]:
+    """Embed blocks on a GPU, which never waits while the cores read the next blocks."""
+    with ThreadPoolExecutor(cpu_lanes()) as readers, ThreadPoolExecutor(1) as writer:
+        ahead = deque(readers.submit(work.read, b) for b in missing[:BLOCKS_AHEAD])
+        writing: Future[int] | None = None
+        try:
+            for position, block in enumerate(missing):
+                pixels, status = ahead.popleft().result()
+                for later in missing[position + BLOCKS_AHEAD : position + BLOCKS_AHEAD + 1]:
+                    ahead.append(readers.submit(work.read, later))
+                started = time.perf_counter()
+                embeddings = engine.embed(pixels)
+                seconds = time.perf_counter() - started
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(work.write, block, embeddings, status)
+                yield len(status), seconds
+            if writing is not None:
+                writing.result()
+        finally:
+            readers.shutdown(cancel_futures=True)

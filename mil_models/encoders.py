@@ -13,12 +13,20 @@ import timm
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from mil_models.errors import UnknownEncoderError, WeightsError
-from mil_models.registry import DEFAULT_ENCODER, EncoderContract, EncoderSpec, specs
+from mil_models.engines import PRECISIONS, Engine, create_engine, resolve_engine
+from mil_models.engines.choice import choose_precision, largest_batch, reference_tiles
+from mil_models.errors import EngineError, UnknownEncoderError, WeightsError
+from mil_models.registry import (
+    DEFAULT_ENCODER,
+    DEFAULT_TILE_PX,
+    EncoderContract,
+    EncoderSpec,
+    specs,
+)
 
-DEFAULT_BATCH = {"cpu": 32, "mps": 64, "cuda": 128}
+DEFAULT_BATCH = 32
 HUB_FILES = ("model.safetensors", "open_clip_model.safetensors")
 HUB_TIMEOUT_S = 5
 
@@ -26,21 +34,20 @@ HUB_TIMEOUT_S = 5
 class Encoder:
     """A frozen network on a device; made by :func:`create_encoder`."""
 
-    def __init__(self, model: nn.Module, contract: EncoderContract, device: torch.device) -> None:
+    def __init__(self, contract: EncoderContract, engine: Engine) -> None:
         self.contract = contract
-        self.device = device
-        self._model = model.eval().requires_grad_(False).to(device)
-        self._model = self._model.to(memory_format=torch.channels_last)
-        scale = 255 * torch.tensor(contract.std)
-        self._mean = (255 * torch.tensor(contract.mean)).view(1, 3, 1, 1).to(device)
-        self._scale = scale.view(1, 3, 1, 1).to(device)
+        self.engine = engine
 
     @property
     def name(self) -> str:
         """The encoder's name."""
         return self.contract.name
 
-    @torch.inference_mode()
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.engine.device
+
     def embed(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the embeddings of RGB `tiles`.
 
@@ -54,24 +61,9 @@ class Encoder:
         float32, shape ``(N, D)``. Tiles pass in batches of the contract's size, the last one
         padded, so that a tile's numbers do not depend on how many there are.
         """
-        batch = self.contract.batch
-        out = np.empty((len(tiles), self.contract.width), np.float32)
-        for start in range(0, len(tiles), batch):
-            part = tiles[start : start + batch]
-            if len(part) < batch:
-                fill = np.zeros((batch - len(part), *part.shape[1:]), np.uint8)
-                features = self._forward(np.concatenate([part, fill]))[: len(part)]
-            else:
-                features = self._forward(part)
-            out[start : start + batch] = features.float().cpu().numpy()
-        return out
-
-    def _forward(self, tiles: NDArray[np.uint8]) -> Tensor:
-        pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)  # (B, 3, H, W)
-        normal = (pixels.float() - self._mean) / self._scale
-        model: Any = self._model
-        features: Tensor = model.forward_head(model.forward_features(normal), pre_logits=True)
-        return features  # (B, D)
+        if not len(tiles):
+            return np.empty((0, self.contract.width), np.float32)
+        return self.engine.embed_in_lanes(tiles)
 
 
 def create_encoder(
@@ -82,6 +74,8 @@ def create_encoder(
     seed: int = 0,
     device: str = "auto",
     batch_size: int | Literal["auto"] = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
 ) -> Encoder:
     """Create an encoder by name: one of ours, or any timm model.
 
@@ -95,7 +89,12 @@ def create_encoder(
     device
         ``"auto"`` takes CUDA, then Apple's GPU, then the CPU.
     batch_size
-        Tiles a forward pass; ``"auto"`` is 32 on a CPU.
+        Tiles a forward pass; ``"auto"`` is 32 on a CPU, and as many as fit on a GPU.
+    engine
+        ``"torch"``, ``"openvino"`` (CPU), or ``"auto"``: OpenVINO on a CPU where it is installed.
+    precision
+        ``"float32"``, ``"bfloat16"``, ``"int8"`` (OpenVINO), or ``"auto"``: bfloat16 where the
+        processor has it and this encoder loses next to nothing by it (`LEAST_COSINE`).
 
     Raises
     ------
@@ -103,23 +102,42 @@ def create_encoder(
         No such encoder.
     WeightsError
         The weights are not here, or do not fit.
+    EngineError
+        The engine is not installed, or cannot do what is asked of it.
     """
+    if precision not in ("auto", *PRECISIONS):
+        raise EngineError(f"precision={precision!r}: choose from auto, {', '.join(PRECISIONS)}")
     spec = specs().get(name) or _spec_from_timm(name)
     place = resolve_device(device)
-    batch = DEFAULT_BATCH.get(place.type, 32) if batch_size == "auto" else int(batch_size)
-    if batch < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1")
+    if batch_size != "auto" and int(batch_size) < 1:
+        raise EngineError(f"batch_size={batch_size}: must be at least 1")
+    engine = resolve_engine(engine, place.type)
     if random_weights:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = _build(spec)
+            network: nn.Module = _build(spec)
         identity = f"random:{seed}"
     elif weights is not None:
-        model, identity = _load_local(spec, Path(weights))
+        network, identity = _load_local(spec, Path(weights))
     elif spec.weights is not None:
-        model, identity = _load_packaged(spec)
+        network, identity = _load_packaged(spec)
     else:
-        model, identity = _load_from_hub(spec)
+        network, identity = _load_from_hub(spec)
+    tile_px = spec.input_px or DEFAULT_TILE_PX
+    runner = create_engine(
+        engine,
+        network,
+        mean=spec.mean,
+        std=spec.std,
+        batch=DEFAULT_BATCH if batch_size == "auto" else int(batch_size),
+        precision="float32" if precision == "auto" else precision,
+        device=place,
+        calibration=reference_tiles(tile_px) if precision in ("auto", "int8") else None,
+    )
+    if batch_size == "auto" and place.type == "cuda":
+        runner.batch = largest_batch(runner, tile_px)
+    if precision in ("auto", "int8"):
+        runner = choose_precision(runner, precision, spec.name)
     contract = EncoderContract(
         name=spec.name,
         timm_name=spec.timm_name,
@@ -134,11 +152,11 @@ def create_encoder(
         width=spec.width,
         licence=spec.licence,
         source=spec.source,
-        precision="float32",
-        engine="torch",
-        batch=batch,
+        precision=runner.precision,
+        engine=runner.name,
+        batch=runner.batch,
     )
-    return Encoder(model, contract, place)
+    return Encoder(contract, runner)
 
 
 def resolve_device(device: str) -> torch.device:

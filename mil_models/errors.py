@@ -33,3 +33,11 @@ class ModelError(WSIError, ValueError):
 
 class ModelMismatchError(ModelError):
     """The store's embeddings were not made as the model's were."""
+
+
+class EngineError(EncoderError, ValueError):
+    """An engine is not installed, or cannot do what is asked of it."""
+
+
+class EncoderOutputError(EncoderError, ValueError):
+    """The encoder gave something that is no number."""

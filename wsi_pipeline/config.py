@@ -88,6 +88,11 @@ class EncoderOptions:
         auto, cpu, cuda, cuda:1, mps.
     batch_size
         Tiles a forward pass, or auto; part of the embedding's identity.
+    engine
+        What runs the network: auto (OpenVINO on a CPU where it is installed), torch, openvino.
+    precision
+        auto (bfloat16 where the processor has it and next to nothing is lost), float32, bfloat16,
+        int8 (OpenVINO, calibrated on tissue).
     allow_mismatch
         Take tiles of a size or pixel size the encoder was not made for; recorded.
     """
@@ -97,6 +102,8 @@ class EncoderOptions:
     random_weights: Annotated[bool, Parameter(negative="")] = False
     device: str = "auto"
     batch_size: int | Literal["auto"] = "auto"
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     allow_mismatch: Annotated[bool, Parameter(negative="")] = False
 
 

@@ -21,7 +21,7 @@ from wsi_pipeline.manifest import SlideEntry, collect_slides
 from wsi_pipeline.progress import create_reporter
 from wsi_pipeline.results import find_prediction, package_versions, write_json, write_predictions
 from wsi_pipeline.run_table import RunTable, StageRow
-from wsi_pipeline.stages import SlideJob, load_encoder, load_model
+from wsi_pipeline.stages import SlideJob, load_encoder, load_model, resolved
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOTHING_DONE = 0, 1, 2, 3
 
@@ -102,7 +102,8 @@ def plan(
         tiles, encoder = _fit_to_model(model_path, tiles, encoder)
     spec = tiles.spec()
     if "embed" in stages:
-        contract = load_encoder(encoder).contract
+        loaded = load_encoder(encoder)
+        encoder, contract = resolved(encoder, loaded), loaded.contract
         spec = tiles.spec(contract.default_tile_px)
         contract.check_tiles(spec.tile_px, spec.mpp, allow_mismatch=encoder.allow_mismatch)
         if model_path is not None:
@@ -128,9 +129,14 @@ def _fit_to_model(
     }
     if encoder.encoder == EncoderOptions().encoder:
         encoder = replace(encoder, encoder=str(model.card["encoder"]["name"]))
-    if encoder.batch_size == "auto":
-        encoder = replace(encoder, batch_size=int(model.card["encoder"]["batch"]))
-    return replace(tiles, **changes), encoder
+    card = model.card["encoder"]
+    trained = {
+        "batch_size": card["batch"],
+        "engine": card["engine"],
+        "precision": card["precision"],
+    }
+    left = {key: value for key, value in trained.items() if getattr(encoder, key) == "auto"}
+    return replace(tiles, **changes), replace(encoder, **left)
 
 
 def run_slides(

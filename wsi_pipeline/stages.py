@@ -8,9 +8,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -122,17 +122,37 @@ def run_slide(job: SlideJob, on_tiles: OnTiles | None = None) -> list[StageRow]:
     return rows
 
 
-@functools.lru_cache(maxsize=1)
+_encoders: dict[EncoderOptions, Encoder] = {}
+"""This process's one encoder, by the options it was asked for and by those it came to."""
+
+
 def load_encoder(options: EncoderOptions) -> Encoder:
     """Return this process's encoder for `options`."""
-    require_models()
-    return mil_models.create_encoder(
-        options.encoder,
-        weights=options.weights,
-        random_weights=options.random_weights,
-        device=options.device,
-        batch_size=options.batch_size,
-    )
+    if options not in _encoders:
+        require_models()
+        found = mil_models.create_encoder(
+            options.encoder,
+            weights=options.weights,
+            random_weights=options.random_weights,
+            device=options.device,
+            batch_size=options.batch_size,
+            engine=options.engine,
+            precision=options.precision,
+        )
+        _encoders.clear()
+        _encoders[options] = _encoders[resolved(options, found)] = found
+    return _encoders[options]
+
+
+def resolved(options: EncoderOptions, encoder: Encoder) -> EncoderOptions:
+    """Return `options` with what ``auto`` came to, so that every worker does the same."""
+    contract = encoder.contract
+    found: dict[str, Any] = {
+        "batch_size": contract.batch,
+        "engine": contract.engine,
+        "precision": contract.precision,
+    }
+    return replace(options, **found)
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,7 +19,10 @@ MakeStores = Callable[..., list[SlideStore]]
 
 @pytest.fixture(scope="session")
 def tiny() -> Encoder:
-    return create_encoder("resnet10t", random_weights=True, device="cpu", batch_size=4)
+    return create_encoder(
+        "resnet10t", random_weights=True, device="cpu", batch_size=4, engine="torch",
+        precision="float32",
+    )  # fmt: skip
 
 
 @pytest.fixture

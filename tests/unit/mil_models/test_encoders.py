@@ -10,20 +10,25 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from mil_models import create_encoder
+from mil_models import create_encoder, engines
 from mil_models.encoders import Encoder
 from mil_models.errors import EncoderMismatchError, UnknownEncoderError, WeightsError
 from mil_models.registry import specs
 
 TINY = "resnet10t"
+ENGINES = [name for name in engines.ENGINES if engines.is_installed(name)]
+PLAIN = {"device": "cpu", "engine": "torch", "precision": "float32"}
 
 
 def tiles(count: int, size: int = 96) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (count, size, size, 3), dtype=np.uint8)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["chelsea", "coffee"])
-def test_the_offline_default_gives_the_published_features(shared_data: Path, name: str) -> None:
+def test_the_offline_default_gives_the_published_features(
+    shared_data: Path, name: str, engine: str
+) -> None:
     """Golden values of ../shared/data/imagenet_weights: shorter side 256, centre crop 224."""
     from skimage import data
 
@@ -35,7 +40,8 @@ def test_the_offline_default_gives_the_published_features(shared_data: Path, nam
     image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = round((image.width - 224) / 2), round((image.height - 224) / 2)
     tile = np.asarray(image.crop((left, top, left + 224, top + 224)))
-    features = create_encoder(device="cpu").embed(tile[None])[0]
+    encoder = create_encoder(device="cpu", engine=engine, precision="float32", batch_size=1)
+    features = encoder.embed(tile[None])[0]
     assert features.shape == (expected["feature_dim"],)
     assert np.linalg.norm(features) == pytest.approx(expected["feature_l2"], rel=1e-3)
     assert features[:8] == pytest.approx(expected["feature_first8"], abs=5e-3)
@@ -70,10 +76,10 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_callers_alone() -> 
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    one = create_encoder(TINY, random_weights=True, seed=5, device="cpu").embed(tiles(1))
+    one = create_encoder(TINY, random_weights=True, seed=5, **PLAIN).embed(tiles(1))
     assert torch.equal(torch.rand(3), expected)
-    two = create_encoder(TINY, random_weights=True, seed=5, device="cpu").embed(tiles(1))
-    other = create_encoder(TINY, random_weights=True, seed=6, device="cpu").embed(tiles(1))
+    two = create_encoder(TINY, random_weights=True, seed=5, **PLAIN).embed(tiles(1))
+    other = create_encoder(TINY, random_weights=True, seed=6, **PLAIN).embed(tiles(1))
     assert one.tobytes() == two.tobytes()
     assert not np.allclose(one, other)
 
@@ -82,8 +88,8 @@ def test_local_weights(tmp_path: Path) -> None:
     model = timm.create_model(TINY)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     torch.save(model.state_dict(), tmp_path / "w.pth")
-    first = create_encoder(TINY, weights=tmp_path / "w.safetensors", device="cpu")
-    second = create_encoder(TINY, weights=tmp_path / "w.pth", device="cpu")
+    first = create_encoder(TINY, weights=tmp_path / "w.safetensors", **PLAIN)
+    second = create_encoder(TINY, weights=tmp_path / "w.pth", **PLAIN)
     assert first.embed(tiles(1)).tobytes() == second.embed(tiles(1)).tobytes()
     assert first.contract.weights.startswith("sha256:")
     assert first.contract != second.contract
@@ -140,8 +146,8 @@ def test_weights_in_the_hubs_cache_need_no_network(offline_hub: Path) -> None:
     snapshot.mkdir(parents=True)
     save_file(model.state_dict(), snapshot / "model.safetensors")
     pixels = tiles(2, 96)
-    cached = create_encoder(name, device="cpu")
-    local = create_encoder(name, weights=snapshot / "model.safetensors", device="cpu")
+    cached = create_encoder(name, **PLAIN)
+    local = create_encoder(name, weights=snapshot / "model.safetensors", **PLAIN)
     assert np.array_equal(cached.embed(pixels), local.embed(pixels))
     assert cached.contract == local.contract
 
@@ -151,7 +157,7 @@ def test_weights_in_the_hubs_cache_need_no_network(offline_hub: Path) -> None:
     [(TINY, [96, 224, 256], [64, 100, 250]), ("vit_tiny_patch16_224", [224], [256, 192])],
 )
 def test_tile_sizes(name: str, good: list[int], bad: list[int]) -> None:
-    contract = create_encoder(name, random_weights=True, device="cpu").contract
+    contract = create_encoder(name, random_weights=True, **PLAIN).contract
     for size in good:
         contract.check_tiles(size, 0.5)
     for size in bad:
@@ -163,6 +169,6 @@ def test_tile_sizes(name: str, good: list[int], bad: list[int]) -> None:
 
 @pytest.mark.parametrize("name", sorted(specs()))
 def test_every_registered_encoder_builds_as_it_says(name: str) -> None:
-    encoder = create_encoder(name, random_weights=True, device="cpu", batch_size=1)
+    encoder = create_encoder(name, random_weights=True, batch_size=1, **PLAIN)
     size = encoder.contract.input_px or 96
     assert encoder.embed(tiles(1, size)).shape == (1, specs()[name].width)
