@@ -152,7 +152,7 @@ def _draw_scale_bar(axes: Any, slide_size: tuple[int, int], mpp: tuple[float, fl
     width, height = slide_size
     length_um = scale_bar_length(width * mpp[0])
     length = length_um / mpp[0]
-    margin, thickness = 0.02 * width, max(0.006 * height, 1)
+    margin, thickness = 0.02 * width, 0.006 * height
     plate_height = 0.075 * max(height, 0.4 * width)
     bottom = height - margin
     axes.add_patch(

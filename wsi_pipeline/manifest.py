@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -46,10 +47,15 @@ def collect_slides(inputs: Sequence[str], stores: Path) -> list[SlideEntry]:
     entries: list[SlideEntry] = []
     for text in inputs:
         entries += _entries_of(text)
-    unique = {entry.path: entry for entry in entries}
+    unique = {_place(entry.path): entry for entry in entries}
     if not unique:
         raise UsageError("no slides given; name files, folders, globs, URLs or a manifest CSV")
     return _with_unique_ids(unique.values(), stores)
+
+
+def _place(path: str) -> str:
+    """Return where a slide is, however it was named."""
+    return path if is_url(path) else str(Path(path).resolve())
 
 
 def _entries_of(text: str) -> list[SlideEntry]:
@@ -89,17 +95,28 @@ def read_manifest(path: Path) -> list[SlideEntry]:
     Raises
     ------
     UsageError
-        No `path` column, an empty path, or an mpp that is no positive number.
+        It is no CSV, it has no `path` column, a path is empty or listed twice, a slide_id stands
+        for two slides, or an mpp is no positive number.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if "path" not in columns:
-            raise UsageError(
-                f"{path.name}: needs a column 'path' (and may have slide_id, mpp); "
-                f"it has {', '.join(columns) or 'none'}"
-            )
-        return [_manifest_entry(path, line, row) for line, row in enumerate(reader, start=2)]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns, rows = list(reader.fieldnames or []), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as err:
+        raise UsageError(f"{path}: cannot be read as CSV: {err}") from err
+    if "path" not in columns:
+        raise UsageError(
+            f"{path.name}: needs a column 'path' (and may have slide_id, mpp); "
+            f"it has {', '.join(columns) or 'none'}"
+        )
+    entries = [_manifest_entry(path, line, row) for line, row in enumerate(rows, start=2)]
+    places = Counter(_place(entry.path) for entry in entries)
+    given = Counter(text for row in rows if (text := (row.get("slide_id") or "").strip()))
+    for what, counts in (("path", places), ("slide_id", given)):
+        for value, count in counts.items():
+            if count > 1:
+                raise UsageError(f"{path.name}: {what} {value!r} is listed {count} times")
+    return entries
 
 
 def _manifest_entry(manifest: Path, line: int, row: dict[str, str]) -> SlideEntry:

@@ -61,19 +61,23 @@ def open_reader(path: str, *, reader: str, storage_options: Mapping[str, Any]) -
         try:
             opened = load_reader(name).open(path, storage_options)
             if position:
-                _probe(opened)
+                _probe(opened, path)
             return opened
         except UnsupportedSlideError as err:
             reasons.append(str(err))
         except OSError as err:
             reasons.append(str(err).removeprefix(f"{path}: "))
-    raise SlideOpenError(f"{path}: not a slide that can be read ({'; '.join(reasons)})")
+    raise SlideOpenError(
+        f"{path}: not a slide that can be read ({'; '.join(reasons)}); "
+        "check that the file is whole, or copy it again"
+    )
 
 
-def _probe(opened: Reader) -> None:
+def _probe(opened: Reader, path: str) -> None:
     """Decode one pixel: an earlier reader refused this slide, so a promise is not enough."""
     try:
         opened.read_region((0, 0), len(opened.level_sizes) - 1, (1, 1))
-    except OSError:
+    except OSError as err:
         opened.close()
-        raise
+        reason = str(err).removeprefix(f"{path}: ")
+        raise SlideOpenError(f"{opened.name} opens it, but cannot read {reason}") from err

@@ -161,9 +161,16 @@ def test_wsi_view_opens_slide_heatmap_and_scale_bar(
     monkeypatch.setattr(napari, "Viewer", lambda **_: viewer)
     settings = napari.settings.get_settings()
     before = settings.experimental.async_
+    attrs = scored_store._group.attrs
+    attrs["wsi_pipeline"] = {
+        **scored_store.attrs, "slide": {**scored_store.attrs["slide"], "mpp_x": 0.25, "mpp_y": 0.25}
+    }  # fmt: skip
     try:
         create_viewer(tissue_path, scored_store.path)
     finally:
         settings.experimental.async_ = before
     assert len(viewer.layers) == 2
+    slide, heat = viewer.layers
+    assert slide.scale.tolist() == [0.25, 0.25]  # the store's pixel size, not the slide's 0.5
+    assert heat.scale.tolist() == [64.0, 64.0]
     assert viewer.canvas.overlays.scale_bar.visible

@@ -36,8 +36,12 @@ def test_files_of_one_name_are_told_apart_by_their_bytes(folder: Path, tmp_path:
     assert len(second) == len("a-") + 8
 
 
-def test_a_slide_named_twice_is_worked_on_once(folder: Path, tmp_path: Path) -> None:
-    assert ids([str(folder / "b.ndpi"), str(folder / "*.ndpi")], tmp_path) == ["b"]
+def test_a_slide_named_twice_is_worked_on_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    ways = [str(folder / "b.ndpi"), str(folder / "*.ndpi"), "b.ndpi", "./p1/../b.ndpi"]
+    assert ids(ways, tmp_path) == ["b"]
 
 
 def test_an_id_taken_by_a_store_of_another_slide_gets_a_hash(
@@ -73,11 +77,14 @@ def test_manifest(folder: Path, tmp_path: Path) -> None:
         ("path\n \n", "line 2: the path is empty"),
         ("path,slide_id\na.svs,../../etc\n", "is no file name"),
         ("path\n", "no slides given"),
+        ("path\na.svs\nx/../a.svs\n", "path .*a.svs' is listed 2 times"),
+        ("path,slide_id\na.svs,s\nb.svs,s\n", "slide_id 's' is listed 2 times"),
+        ("path\n\0\xe9\n", "cannot be read as CSV"),
     ],
 )
 def test_wrong_manifests_say_where(tmp_path: Path, text: str, message: str) -> None:
     manifest = tmp_path / "m.csv"
-    manifest.write_text(text)
+    manifest.write_text(text, encoding="latin-1")
     with pytest.raises(UsageError, match=message):
         collect_slides([str(manifest)], tmp_path)
 
