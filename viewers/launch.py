@@ -46,8 +46,9 @@ def create_viewer(
         import_qt()
     except ImportError as err:
         raise ViewerError(f"the viewer is not installed ({err}); {INSTALL}") from err
-    is_store = Path(path).suffix == ".zarr"
-    layers = read_layers(str(path)) if is_store else slide_layers(path, mpp=mpp)
+    from tiling.store import is_store
+
+    layers = read_layers(str(path)) if is_store(path) else slide_layers(path, mpp=mpp)
     if store is not None:
         layers += attention_layers(store)
     # Reading off the window's thread: panning blocks it several times less.

@@ -13,6 +13,7 @@ from wsi_pipeline.errors import UsageError
 if TYPE_CHECKING:
     from tiling.grid import TileSpec
 
+ReaderName = Literal["auto", "tiff", "openslide", "dicom", "ome-zarr", "tiffslide"]
 DEFAULT_TILE_PX = 256
 DEFAULT_ENCODER = "tf_efficientnet_lite0"
 
@@ -39,7 +40,7 @@ class TileOptions:
     slide_mpp
         Pixel size of the slides at level 0 in µm; overrides what they state.
     reader
-        auto, openslide or tiffslide.
+        Which library opens the slides; auto takes the fastest that can.
     save_tiles
         Also store the tiles' pixels.
     """
@@ -51,7 +52,7 @@ class TileOptions:
     edge: Literal["drop", "pad"] = "drop"
     exact: Annotated[bool, Parameter(negative="")] = False
     slide_mpp: float | None = None
-    reader: Literal["auto", "tiff", "openslide", "tiffslide"] = "auto"
+    reader: ReaderName = "auto"
     save_tiles: Annotated[bool, Parameter(negative="")] = False
 
     def spec(self, default_tile_px: int = DEFAULT_TILE_PX) -> TileSpec:
