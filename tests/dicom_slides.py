@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -53,9 +54,13 @@ def jpeg_2000_plain(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def rle(pixels: NDArray[np.uint8]) -> bytes:
-    from pydicom.pixels.encoders.native import _encode_frame
-
-    raise NotImplementedError(_encode_frame)
+    """RLE (PS3.5, annex G): a header of 16 numbers, then each sample's plane as PackBits."""
+    planes = np.atleast_3d(pixels).transpose(2, 0, 1)
+    packed = [bytes(imagecodecs.packbits_encode(np.ascontiguousarray(p))) for p in planes]
+    packed = [data + b"\0" * (len(data) % 2) for data in packed]
+    starts = [64 + sum(len(data) for data in packed[:i]) for i in range(len(packed))]
+    header = struct.pack("<16L", len(packed), *starts, *[0] * (15 - len(packed)))
+    return header + b"".join(packed)
 
 
 def native(pixels: NDArray[np.uint8]) -> bytes:

@@ -38,6 +38,8 @@ ORIGIN_TOLERANCE_MM = 0.02
 """How far apart the top left corners of a slide's levels may lie."""
 MAX_FRAMES = 1 << 24
 MAX_ASSOCIATED_PX = 100_000_000
+MAX_HEADER_BYTES = 1 << 16
+"""What a compressed frame may take beside twice its pixels."""
 MIN_FRAME_BYTES = 8
 """The item header that every compressed frame has (PS3.5, annex A.4)."""
 _ASSOCIATED = {"LABEL": "label", "OVERVIEW": "macro", "THUMBNAIL": "thumbnail"}
@@ -56,16 +58,15 @@ class DicomImage:
 
     layout: TileLayout
     image: Any
+    files: tuple[Any, ...]
     z: float
-    optical_path: str
     decoder: TileDecoder
 
     def decode(self, tile: StoredTile, reduction: int) -> NDArray[np.uint8] | None:
         """Return the pixels of a frame, or None if it was never scanned."""
-        point = Point(*tile)
-        if self.image.is_sparse(point, self.z, self.optical_path):
+        data = self._read(tile)
+        if data is None:
             return None
-        data = self.image.get_encoded_tile(point, self.z, self.optical_path)
         by_decoder = reduction if reduction in self.decoder.reductions else 1
         pixels = self.decoder.decode(data, index=0, reduction=by_decoder)
         pixels = shrink(pixels, reduction // by_decoder)
@@ -73,6 +74,19 @@ class DicomImage:
         if pixels.shape[1] < box.size[0] or pixels.shape[0] < box.size[1]:
             raise ValueError(f"{pixels.shape[1]} x {pixels.shape[0]} px, not {box.size}")
         return pixels
+
+    def _read(self, tile: StoredTile) -> bytes | None:
+        image = self.image
+        number: int = image.tiles.get_frame_index(Point(*tile), self.z, image.default_path)
+        if number < 0:
+            return None
+        file = next(f for f in self.files if 0 <= number - f.frame_offset < f.frame_count)
+        _, length = file.frame_index[number - file.frame_offset]
+        raw = self.layout.tile[0] * self.layout.tile[1] * image.samples_per_pixel
+        if not 0 < length <= 2 * raw + MAX_HEADER_BYTES:
+            raise ValueError(f"a frame of {length} bytes")
+        data: bytes = file.read_frame(number)
+        return data
 
 
 class DicomReader(Reader):
@@ -86,7 +100,7 @@ class DicomReader(Reader):
         with use_settings(_SETTINGS):
             self._source = _open_source(series)
             try:
-                self._levels = _levels(list(self._source.level_instances))
+                self._levels = self._open_levels()
                 self._associated = {
                     name: instances[0]
                     for name, instances in (
@@ -101,6 +115,13 @@ class DicomReader(Reader):
                 self._source.close()
                 raise
         self.notes = _notes(self._levels[0])
+
+    def _open_levels(self) -> tuple[DicomImage, ...]:
+        levels = _levels(list(self._source.level_instances), self._source.readers)
+        for level in levels:
+            for file in level.files:
+                len(file.frame_index)  # a file that is cut off is refused here, not at each read
+        return levels
 
     @classmethod
     def open(cls, path: str, storage_options: Mapping[str, Any]) -> DicomReader:
@@ -184,7 +205,7 @@ class DicomReader(Reader):
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
         try:
-            image = _image(self._associated[name])
+            image = _image(self._associated[name], self._source.readers)
             width, height = image.layout.size
             if width * height > MAX_ASSOCIATED_PX:
                 raise ValueError(f"{width} x {height} px is no overview")
@@ -229,10 +250,10 @@ def _open_source(series: DicomSeries) -> WsiDicomFileSource:
     try:
         source = WsiDicomFileSource(streams)
         # A level that it passed over would make a coarser one stand in for it.
-        taken = {os.path.abspath(str(file)) for file in source.files}
+        taken = {os.path.realpath(str(file)) for file in source.files}
     except WsiDicomNotFoundError:
         taken = set()
-    lost = [file for file in levels if os.path.abspath(file.path) not in taken]
+    lost = [file for file in levels if os.path.realpath(file.path) not in taken]
     if lost:
         for stream in streams:
             stream.close()
@@ -240,7 +261,7 @@ def _open_source(series: DicomSeries) -> WsiDicomFileSource:
     return source
 
 
-def _levels(instances: list[WsiInstance]) -> tuple[DicomImage, ...]:
+def _levels(instances: list[WsiInstance], files: Sequence[Any]) -> tuple[DicomImage, ...]:
     """Return the base level and the smaller pictures of the same field, finest first."""
     ordered = sorted(instances, key=lambda i: (-i.size.width, -i.size.height))
     base = ordered[0]
@@ -249,9 +270,9 @@ def _levels(instances: list[WsiInstance]) -> tuple[DicomImage, ...]:
         raise UnsupportedSlideError(
             f"dicom: {len(paths)} optical paths (fluorescence); brightfield slides have one"
         )
-    levels = [_image(base)]
+    levels = [_image(base, files)]
     for instance in ordered[1:]:
-        image = _image(instance)
+        image = _image(instance, files)
         if _is_reduced(image.layout.size, levels) and _is_in_place(instance, base):
             levels.append(image)
     return tuple(levels)
@@ -266,7 +287,7 @@ def _refusal(file: DicomFile) -> str:
     )
 
 
-def _image(instance: WsiInstance) -> DicomImage:
+def _image(instance: WsiInstance, files: Sequence[Any]) -> DicomImage:
     image: Any = instance.image_data
     if image.bits != 8:
         raise UnsupportedSlideError(f"dicom: {image.bits} bits per sample; 8 are read")
@@ -282,8 +303,8 @@ def _image(instance: WsiInstance) -> DicomImage:
     return DicomImage(
         layout=TileLayout((image.image_size.width, image.image_size.height), tile),
         image=image,
+        files=tuple(file for file in files if file.filepath in image.files),
         z=planes[(len(planes) - 1) // 2],
-        optical_path=image.default_path,
         decoder=decoder,
     )
 
