@@ -6,13 +6,18 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
+from tests.conftest import coded_pixels
+from tests.dicom_slides import write_series
 from tiling import open_store
 from tiling.nodes import Rows
+from tiling.readers.registry import READERS
 from wsi_pipeline.cli import run_tokens
+from wsi_pipeline.config import ReaderName
 
 ENCODER = ["--encoder", "resnet10t", "--random-weights", "--device", "cpu"]
 QUIET = ["--progress", "none"]
@@ -49,9 +54,28 @@ def test_info_for_programs(tissue_path: Path, capsys: pytest.CaptureFixture[str]
     found = json.loads(capsys.readouterr().out)
     assert found["slide_id"] == "tissue"
     assert (found["width"], found["height"]) == (2051, 1537)
-    assert (found["mpp_x"], found["mpp_source"]) == (pytest.approx(0.5), "openslide.mpp")
+    assert (found["mpp_x"], found["mpp_source"]) == (pytest.approx(0.5), "tiff.XResolution")
+    assert found["mpp_candidates"] == ["tiff.XResolution = 0.5 x 0.5 µm"]
+    assert (found["reader"], found["refused_by"]) == ("tiff", {})
+    assert found["decoder"].startswith("libjpeg-turbo")
     assert found["levels"][1] == {"width": 512, "height": 384, "downsample": pytest.approx(4, 0.01)}
     assert found["warnings"] == []
+
+
+def test_info_says_why_another_reader_was_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "slide", [coded_pixels(100, 80)], mpp=(0.25, 0.25))
+    assert wsi("info", tmp_path / "slide", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["slide_id"], found["reader"]) == ("slide", "dicom")
+    assert "photometric interpretation YBR_FULL" in found["refused_by"]["openslide"]
+    assert wsi("info", tmp_path / "slide") == 0
+    assert "openslide: Reading" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_reader_can_be_named_on_the_command_line() -> None:
+    assert get_args(ReaderName) == ("auto", *READERS)
 
 
 def test_info_states_a_missing_pixel_size(
