@@ -27,6 +27,7 @@ from tiling.readers.dicom_series import (
     DicomFile,
     DicomSeries,
     only_series,
+    quietly,
     read_properties,
     series_of,
 )
@@ -97,7 +98,7 @@ class DicomReader(Reader):
     def __init__(self, path: str, series: DicomSeries) -> None:
         self._path = path
         _check_stated(series)
-        with use_settings(_SETTINGS):
+        with quietly(), use_settings(_SETTINGS):
             self._source = _open_source(series)
             try:
                 self._levels = self._open_levels()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import os
+import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
@@ -29,6 +32,8 @@ _METADATA = {
     "PhotometricInterpretation": "dicom.PhotometricInterpretation",
 }
 """Names of no patient, specimen or hospital among them."""
+_validation = threading.RLock()
+"""pydicom has one setting for the whole process."""
 _SEQUENCES = ("OpticalPathSequence", "SharedFunctionalGroupsSequence")
 
 
@@ -139,27 +144,35 @@ def _read_header(path: str, _mtime_ns: int, size_bytes: int) -> DicomFile | None
     if not is_dicom(path):
         return None
     try:
-        header = _read(path, _IDENTITY, last="TotalPixelMatrixRows")
-        if header.SOPClassUID != VLWholeSlideMicroscopyImageStorage:
-            return None
-        return DicomFile(
-            path=path,
-            series_uid=str(header.SeriesInstanceUID),
-            kind=str(header.ImageType[2]),
-            size=(int(header.TotalPixelMatrixColumns), int(header.TotalPixelMatrixRows)),
-            frame=(int(header.Columns), int(header.Rows)),
-            frames=int(header.get("NumberOfFrames") or 1),
-            sample_count=int(header.SamplesPerPixel),
-            size_bytes=size_bytes,
-        )
+        with quietly():
+            header = _read(path, _IDENTITY, last="TotalPixelMatrixRows")
+            if header.SOPClassUID != VLWholeSlideMicroscopyImageStorage:
+                return None
+            return DicomFile(
+                path=path,
+                series_uid=str(header.SeriesInstanceUID),
+                kind=str(header.ImageType[2]),
+                size=(int(header.TotalPixelMatrixColumns), int(header.TotalPixelMatrixRows)),
+                frame=(int(header.Columns), int(header.Rows)),
+                frames=int(header.get("NumberOfFrames") or 1),
+                sample_count=int(header.SamplesPerPixel),
+                size_bytes=size_bytes,
+            )
     except Exception:  # pydicom raises whatever a hostile header makes it stumble over
         return None
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep pydicom from warning of each value that breaks a rule which nothing here depends on."""
+    with _validation, disable_value_validation():
+        yield
 
 
 def is_other_object(path: str) -> bool:
     """Whether a DICOM file says that it is something else than a whole-slide image."""
     try:
-        with Path(path).open("rb") as file:
+        with quietly(), Path(path).open("rb") as file:
             found = read_partial(file, stop_when=lambda *_: True).file_meta.MediaStorageSOPClassUID
     except Exception:  # as in read_header
         return False
@@ -175,18 +188,19 @@ def read_properties(path: str) -> dict[str, str]:
         Whatever pydicom raises on a malformed header.
     """
     tags = [Tag(keyword) for keyword in (*_METADATA, *_SEQUENCES)]
-    header = _read(path, tags, last="SharedFunctionalGroupsSequence")
-    found = {name: str(header[key].value) for key, name in _METADATA.items() if key in header}
-    found["dicom.TransferSyntaxUID"] = str(header.file_meta.TransferSyntaxUID)
-    measures = _first(_first(header, "SharedFunctionalGroupsSequence"), "PixelMeasuresSequence")
-    spacing = measures.get("PixelSpacing") or ()
-    if len(spacing) == 2:
-        # DICOM's order: between rows, then between columns (PS3.3, 10.7.1.3).
-        found["dicom.PixelSpacingY"], found["dicom.PixelSpacingX"] = (str(v) for v in spacing)
-    power = _first(header, "OpticalPathSequence").get("ObjectiveLensPower")
-    if power is not None:
-        found["dicom.ObjectiveLensPower"] = str(power)
-    return found
+    with quietly():
+        header = _read(path, tags, last="SharedFunctionalGroupsSequence")
+        found = {name: str(header[key].value) for key, name in _METADATA.items() if key in header}
+        found["dicom.TransferSyntaxUID"] = str(header.file_meta.TransferSyntaxUID)
+        groups = _first(header, "SharedFunctionalGroupsSequence")
+        spacing = _first(groups, "PixelMeasuresSequence").get("PixelSpacing") or ()
+        if len(spacing) == 2:
+            # DICOM's order: between rows, then between columns (PS3.3, 10.7.1.3).
+            found["dicom.PixelSpacingY"], found["dicom.PixelSpacingX"] = (str(v) for v in spacing)
+        power = _first(header, "OpticalPathSequence").get("ObjectiveLensPower")
+        if power is not None:
+            found["dicom.ObjectiveLensPower"] = str(power)
+        return found
 
 
 def _first(dataset: Dataset, keyword: str) -> Dataset:
