@@ -61,6 +61,7 @@ class BoundedStore(WrapperStore[Store]):
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
+        self.is_remote = not isinstance(store, LocalStore | ZipStore)
         self.limits: dict[str, int] = {}
         """Bytes that one object may have, by the prefix of its key."""
 
@@ -74,14 +75,15 @@ class BoundedStore(WrapperStore[Store]):
             (bound for prefix, bound in self.limits.items() if key.startswith(prefix)),
             MAX_METADATA_BYTES,
         )
-        if byte_range is None and isinstance(self._store, LocalStore | ZipStore):
+        if byte_range is None and not self.is_remote:
             # One byte more than may be, so that too much shows without being read.
             byte_range = RangeByteRequest(0, limit + 1)
         elif isinstance(byte_range, RangeByteRequest) and byte_range.end - byte_range.start > limit:
             raise ValueError(f"{key}: a part of {byte_range.end - byte_range.start} bytes")
         found = await super().get(key, prototype, byte_range)
         if found is not None and len(found) > limit:
-            raise ValueError(f"{key}: more than {limit} bytes")
+            asked = "" if byte_range is None else "; does the server answer range requests?"
+            raise ValueError(f"{key}: more than {limit} bytes{asked * self.is_remote}")
         return found
 
     async def get_partial_values(
@@ -301,7 +303,7 @@ class OmeZarrReader(Reader):
                 RangeByteRequest(0, HASHED_BYTES),
             )
         )
-        return b"" if found is None else found.to_bytes()
+        return b"" if found is None else found.to_bytes()[:HASHED_BYTES]
 
     def close(self) -> None:
         if self._pool is not None:

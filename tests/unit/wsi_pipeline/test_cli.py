@@ -11,13 +11,15 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from tests.conftest import coded_pixels
-from tests.dicom_slides import write_series
+from tests.conftest import coded_pixels, tissue_pixels
+from tests.dicom_slides import jpeg_ls, write_series
+from tests.zarr_slides import write_ome_zarr
 from tiling import open_store
 from tiling.nodes import Rows
 from tiling.readers.registry import READERS
 from wsi_pipeline.cli import run_tokens
 from wsi_pipeline.config import ReaderName
+from wsi_pipeline.viewing import find_store
 
 ENCODER = ["--encoder", "resnet10t", "--random-weights", "--device", "cpu"]
 QUIET = ["--progress", "none"]
@@ -145,6 +147,25 @@ def test_one_corrupt_tile_is_counted_and_its_embedding_is_nan(
 def test_save_tiles(tissue_path: Path, tmp_path: Path) -> None:
     assert wsi("tile", tissue_path, "-o", tmp_path, "--save-tiles", *QUIET) == 0
     assert open_store(tmp_path / "stores" / "tissue.zarr").rows("tiles").is_complete
+
+
+def test_a_dicom_series_and_an_image_in_zarr_are_tiled_as_files_are(tmp_path: Path) -> None:
+    """The same pixels in two formats give the same tiles; a second run finds the same slides."""
+    slides, out = tmp_path / "in", tmp_path / "in" / "out"
+    levels = [tissue_pixels(1200, 1000), tissue_pixels(1200, 1000)[::4, ::4]]
+    write_series(slides / "dicom", levels, encode=jpeg_ls, photometric="RGB", tile=(256, 256))
+    write_ome_zarr(slides / "image.zarr", levels, chunk=256)
+    for _ in range(2):
+        assert wsi("tile", slides, "-o", out, "--save-tiles", "--tile-px", 128, *QUIET) == 0
+    stores = [open_store(out / "stores" / f"{name}.zarr") for name in ("dicom", "image")]
+    assert [store.attrs["slide"]["reader"] for store in stores] == ["dicom", "ome-zarr"]
+    one, other = stores
+    assert len(one) == len(other) > 10
+    assert np.array_equal(one.grid.coords, other.grid.coords)
+    assert np.array_equal(one.rows("tiles").data[:], other.rows("tiles").data[:])
+    for given in (slides / "dicom", slides / "dicom" / "level_1.dcm"):
+        assert find_store(str(given), out) == Path(one.path)
+    assert find_store(str(slides / "image.zarr"), out) == Path(other.path)
 
 
 @pytest.mark.slow
