@@ -20,7 +20,7 @@ from wsidicom.file import WsiDicomFileSource, WsiDicomStreamOpener
 from wsidicom.geometry import Point
 
 from tiling.errors import SlideOpenError, SlideReadError
-from tiling.geometry import PixelBox
+from tiling.geometry import PixelBox, is_reduced
 from tiling.readers.base import Reader, UnsupportedSlideError
 from tiling.readers.dicom_frames import frame_decoder
 from tiling.readers.dicom_series import (
@@ -34,7 +34,6 @@ from tiling.readers.dicom_series import (
 from tiling.readers.mosaic import StoredTile, TileLayout, read_mosaic, shrink
 from tiling.readers.stored_tiles import MAX_TILE_BYTES, TileDecoder
 
-SHAPE_TOLERANCE = 0.05
 ORIGIN_TOLERANCE_MM = 0.02
 """How far apart the top left corners of a slide's levels may lie."""
 MAX_FRAMES = 1 << 24
@@ -43,8 +42,6 @@ MAX_HEADER_BYTES = 1 << 16
 """What a compressed frame may take beside twice its pixels."""
 MIN_FRAME_BYTES = 8
 """The item header that every compressed frame has (PS3.5, annex A.4)."""
-_ASSOCIATED = {"LABEL": "label", "OVERVIEW": "macro", "THUMBNAIL": "thumbnail"}
-"""ImageType to the name that OpenSlide gives such an image."""
 _SETTINGS = Settings(
     strict_tile_size_check=False, decoded_frame_cache_size=0, encoded_frame_cache_size=0
 )
@@ -274,7 +271,9 @@ def _levels(instances: list[WsiInstance], files: Sequence[Any]) -> tuple[DicomIm
     levels = [_image(base, files)]
     for instance in ordered[1:]:
         image = _image(instance, files)
-        if _is_reduced(image.layout.size, levels) and _is_in_place(instance, base):
+        first, last = levels[0].layout.size, levels[-1].layout.size
+        is_next = is_reduced(image.layout.size, base=first, last=last)
+        if is_next and _is_in_place(instance, base):
             levels.append(image)
     return tuple(levels)
 
@@ -308,16 +307,6 @@ def _image(instance: WsiInstance, files: Sequence[Any]) -> DicomImage:
         z=planes[(len(planes) - 1) // 2],
         decoder=decoder,
     )
-
-
-def _is_reduced(size: tuple[int, int], levels: list[DicomImage]) -> bool:
-    """Whether `size` is that of a smaller picture of the same shape as the last of `levels`."""
-    base_width, base_height = levels[0].layout.size
-    last_width, last_height = levels[-1].layout.size
-    if not (size[0] < last_width and size[1] <= last_height):
-        return False
-    expected = base_height * size[0] / base_width
-    return abs(size[1] - expected) <= max(1.0, SHAPE_TOLERANCE * expected)
 
 
 def _is_in_place(instance: WsiInstance, base: WsiInstance) -> bool:

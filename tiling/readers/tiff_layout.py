@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import tifffile
 
+from tiling.geometry import is_reduced
 from tiling.readers.base import UnsupportedSlideError
 from tiling.readers.descriptions import description_properties, parse_xml, philips_spacings
 
@@ -17,7 +18,6 @@ OTHER_READERS = {
     "MedScan": "Trestle",
 }
 """What marks formats whose tiles overlap or lie in several regions: OpenSlide knows their rules."""
-SHAPE_TOLERANCE = 0.05
 PROPERTY_TAGS = ("Make", "Model", "Software", "DateTime", "Artist", "HostComputer")
 RESOLUTION_TAGS = ("XResolution", "YResolution", "ResolutionUnit")
 
@@ -91,11 +91,7 @@ def _pyramid(base: tifffile.TiffPage, others: Iterable[tifffile.TiffPage]) -> li
     """Return `base` and those of `others` that are smaller pictures of the same shape."""
     levels = [TiffLevel(_size(base), base)]
     for page in sorted(others, key=_size, reverse=True):
-        (width, height), (base_width, base_height) = _size(page), _size(base)
-        if not (0 < width < levels[-1].size[0] and 0 < height <= levels[-1].size[1]):
-            continue
-        expected = base_height * width / base_width
-        if abs(height - expected) <= max(1.0, SHAPE_TOLERANCE * expected):
+        if is_reduced(_size(page), base=_size(base), last=levels[-1].size):
             levels.append(TiffLevel(_size(page), page))
     return levels
 

@@ -15,6 +15,8 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import generate_uid
 
 from tests.conftest import CODED_MPP, CODED_SIZE, coded_pixels, tissue_pixels
 from tests.contracts.reader_contract import ReaderContract
@@ -241,6 +243,27 @@ def test_sparse_frames(tmp_path: Path) -> None:
     write_series(tmp_path, [pixels], encode=jpeg_ls, photometric="RGB", sparse=True)
     with open_slide(tmp_path) as slide:
         assert slide.reader == "dicom"
+        assert np.array_equal(slide.read_region((0, 0), level=0, size=SIZE), pixels)
+
+
+def test_a_level_in_several_files(tmp_path: Path) -> None:
+    """Concatenation: one instance cut into files of so many frames each (PS3.3, C.7.6.16.2.2.4)."""
+    pixels = coded_pixels(*SIZE)
+    [path] = write_series(tmp_path, [pixels], encode=jpeg_ls, photometric="RGB")
+    whole = pydicom.dcmread(path)
+    frames = list(generate_frames(whole.PixelData, number_of_frames=16))
+    whole.ConcatenationUID = generate_uid()
+    whole.SOPInstanceUIDOfConcatenationSource = whole.SOPInstanceUID
+    whole.InConcatenationTotalNumber = 2
+    for number, start in enumerate((0, 7)):
+        part = frames[start : (7, 16)[number]]
+        whole.SOPInstanceUID = whole.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        whole.InConcatenationNumber, whole.ConcatenationFrameOffsetNumber = number + 1, start
+        whole.NumberOfFrames, whole.PixelData = len(part), encapsulate(part)
+        whole.save_as(tmp_path / f"part_{number}.dcm")
+    path.unlink()
+    with open_slide(tmp_path, reader="dicom") as slide:
+        assert slide.level_sizes == (SIZE,)
         assert np.array_equal(slide.read_region((0, 0), level=0, size=SIZE), pixels)
 
 
