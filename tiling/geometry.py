@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-
 SHAPE_TOLERANCE = 0.05
 """Relative difference in height up to which two pictures have the same shape."""
 
