@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from tiling.errors import SlideOpenError, SlideReadError
 from tiling.geometry import PixelBox, true_downsample
-from tiling.readers.base import WHITE
-from tiling.readers.registry import is_url, load_reader, open_reader
+from tiling.readers.base import WHITE, UnsupportedSlideError
+from tiling.readers.registry import is_url, is_zarr, load_reader, open_reader, slide_file
 from tiling.resample import resample
 from tiling.resolution import Resolution, require_mpp, resolve_mpp
 
@@ -77,6 +77,16 @@ class Slide:
     def decoder(self) -> str:
         """What decodes the stored tiles, with its version."""
         return self._reader.decoder
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """Readers that were tried before and refused the slide, and why."""
+        return self._reader.refusals
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is doubtful about the pixel size or particular about how the slide is read."""
+        return *self.resolution.warnings, *self._reader.notes
 
     @property
     def vendor(self) -> str:
@@ -298,9 +308,11 @@ def open_slide(
     Parameters
     ----------
     path
-        A slide file, or a URL such as ``s3://bucket/slide.svs`` or ``https://host/slide.tif``.
+        A slide file; a folder that is an OME-Zarr image or holds one DICOM series; or a URL such
+        as ``s3://bucket/slide.svs`` or ``https://host/slide.zarr``.
     reader
-        ``"auto"`` or the name of a reader: ``"tiff"``, ``"openslide"``, ``"tiffslide"``.
+        ``"auto"`` or the name of a reader: ``"tiff"``, ``"openslide"``, ``"dicom"``,
+        ``"ome-zarr"``, ``"tiffslide"``.
     mpp
         Pixel size at level 0 in µm, or (x, y); overrides what the slide states.
     storage_options
@@ -321,7 +333,11 @@ def open_slide(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What identifies a slide file: its size and a hash of its first, middle and last bytes."""
+    """What identifies a slide file: its size and a hash of its first, middle and last bytes.
+
+    Of a DICOM series it is the base level's file; of an OME-Zarr image the size is that of the
+    finest level, decoded, and the hash one of its metadata and a few chunks.
+    """
 
     name: str
     size_bytes: int
@@ -329,13 +345,16 @@ class Source:
 
 
 def read_source(path: str, *, storage_options: Mapping[str, Any] | None = None) -> Source:
-    """Return the identity of the file at `path`; reads 192 KiB at most.
+    """Return the identity of the slide at `path`; reads about 192 KiB.
 
     Raises
     ------
     SlideOpenError
-        The file cannot be read.
+        It cannot be read.
     """
+    path = slide_file(path)
+    if is_zarr(path):
+        return _zarr_source(path, storage_options or {})
     try:
         filesystem, inner = fsspec.core.url_to_fs(path, **(storage_options or {}))
         size = int(filesystem.size(inner))
@@ -349,6 +368,20 @@ def read_source(path: str, *, storage_options: Mapping[str, Any] | None = None) 
         raise SlideOpenError(f"{path}: cannot be read: {err}") from err
     name = PurePosixPath(Path(inner).as_posix() if not is_url(path) else inner).name
     return Source(name, size, digest.hexdigest())
+
+
+def _zarr_source(path: str, storage_options: Mapping[str, Any]) -> Source:
+    from tiling.readers.ome_zarr import OmeZarrReader  # zarr is slow to import
+
+    try:
+        opened = OmeZarrReader.open(path, storage_options)
+    except UnsupportedSlideError as err:
+        raise SlideOpenError(f"{path}: {err}") from err
+    try:
+        size_bytes, digest = opened.identity()
+    finally:
+        opened.close()
+    return Source(PurePosixPath(path.replace("\\", "/")).name, size_bytes, digest)
 
 
 @functools.lru_cache(maxsize=OPEN_SLIDES)

@@ -47,10 +47,12 @@ def create_viewer(
         import_qt()
     except ImportError as err:
         raise ViewerError(f"the viewer is not installed ({err}); {INSTALL}") from err
+    from tiling.store import is_store
+
     if store is not None:
         opened = open_store(store)  # its tiles were laid with its pixel size: both are shown so
         layers = slide_layers(path, mpp=opened.slide_mpp) + attention_layers(opened)
-    elif Path(path).suffix == ".zarr":
+    elif is_store(path):
         layers = read_layers(str(path))
     else:
         layers = slide_layers(path, mpp=mpp)

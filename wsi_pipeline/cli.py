@@ -19,7 +19,13 @@ from rich.table import Table
 
 from tiling.errors import WSIError
 from wsi_pipeline import __version__
-from wsi_pipeline.config import BatchOptions, EncoderOptions, TileOptions, check_slide_mpp
+from wsi_pipeline.config import (
+    BatchOptions,
+    EncoderOptions,
+    ReaderName,
+    TileOptions,
+    check_slide_mpp,
+)
 from wsi_pipeline.errors import UsageError, reason_of
 from wsi_pipeline.progress import quiet_libraries
 
@@ -58,7 +64,7 @@ def info(
     slide: str,
     /,
     *,
-    reader: Literal["auto", "tiff", "openslide", "tiffslide"] = "auto",
+    reader: ReaderName = "auto",
     slide_mpp: SlideMpp = None,
     json_: AsJson = False,
 ) -> int:
@@ -67,7 +73,7 @@ def info(
     Parameters
     ----------
     slide
-        A slide file or URL.
+        A slide file, a folder that is one (OME-Zarr, a DICOM series), or a URL.
     reader
         Which library opens it.
     """
@@ -81,10 +87,10 @@ def info(
     table = Table(show_header=False, box=None)
     for key, value in found.items():
         if key == "levels":
-            value = "\n".join(
-                f"{v['width']} x {v['height']} (1/{v['downsample']:.6g})" for v in value
-            )
-        elif isinstance(value, list):
+            value = [f"{v['width']} x {v['height']} (1/{v['downsample']:.6g})" for v in value]
+        elif key == "refused_by":
+            value = [f"{name}: {reason}" for name, reason in value.items()]
+        if isinstance(value, list):
             value = "\n".join(value) or "none"
         table.add_row(f"[bold]{key}[/]", "unknown" if value is None else escape(str(value)))
     Console().print(table)
@@ -275,7 +281,7 @@ def view(slide: str, /, *, stores: Path | None = None, slide_mpp: SlideMpp = Non
     Parameters
     ----------
     slide
-        A slide file or URL, or a slide store.
+        A slide (file, folder or URL), or a slide store.
     stores
         Output folder of `wsi run` that holds the slide's store.
     """

@@ -13,6 +13,7 @@ from wsi_pipeline.errors import UsageError, as_usage_error
 if TYPE_CHECKING:
     from tiling.grid import TileSpec
 
+ReaderName = Literal["auto", "tiff", "openslide", "dicom", "ome-zarr", "tiffslide"]
 DEFAULT_TILE_PX = 256
 DEFAULT_MPP = 0.5
 DEFAULT_EDGE: Literal["drop", "pad"] = "drop"
@@ -43,7 +44,7 @@ class TileOptions:
     slide_mpp
         Pixel size of the slides at level 0 in µm; overrides what they state.
     reader
-        Which library opens the slides; auto takes the first that can.
+        Which library opens the slides; auto takes the fastest that can.
     save_tiles
         Also store the tiles' pixels.
     """
@@ -55,7 +56,7 @@ class TileOptions:
     edge: Literal["drop", "pad"] | None = None
     exact: Annotated[bool, Parameter(negative="")] = False
     slide_mpp: float | None = None
-    reader: Literal["auto", "tiff", "openslide", "tiffslide"] = "auto"
+    reader: ReaderName = "auto"
     save_tiles: Annotated[bool, Parameter(negative="")] = False
 
     def __post_init__(self) -> None:

@@ -16,8 +16,8 @@ from tiling.store import Prediction, SlideStore
 from wsi_pipeline import __version__
 
 RECORDED_PACKAGES = (
-    "dask", "numpy", "openslide-bin", "openslide-python", "scikit-image", "tiffslide", "timm",
-    "torch", "zarr",
+    "dask", "imagecodecs", "numpy", "openslide-bin", "openslide-python", "pydicom", "scikit-image",
+    "simplejpeg", "tifffile", "tiffslide", "timm", "torch", "wsidicom", "zarr",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +29,10 @@ class Reader(ABC):
     """
 
     name: ClassVar[str]
+    notes: tuple[str, ...] = ()
+    """What a user should know of how this slide is read, e.g. which of its focal planes."""
+    refusals: Mapping[str, str] = MappingProxyType({})
+    """Readers that were tried before this one, and why they refused the slide."""
 
     @classmethod
     @abstractmethod

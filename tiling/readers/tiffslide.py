@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tiling.errors import SlideOpenError, SlideReadError
 from tiling.readers.base import WHITE, Reader, UnsupportedSlideError
+from tiling.readers.descriptions import with_description
 
 
 class TiffSlideReader(Reader):
@@ -24,7 +25,8 @@ class TiffSlideReader(Reader):
         self._slide = slide
         self._path = path
         self._level_sizes = tuple((int(w), int(h)) for w, h in slide.level_dimensions)
-        self._properties = {k: str(v) for k, v in slide.properties.items() if v is not None}
+        stated = {k: str(v) for k, v in slide.properties.items() if v is not None}
+        self._properties = with_description(stated, self._level_sizes[0])
 
     @classmethod
     def open(cls, path: str, storage_options: Mapping[str, Any]) -> TiffSlideReader:

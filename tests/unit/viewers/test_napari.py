@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import write_lossless
+from tests.conftest import coded_pixels, write_lossless
 from tests.unit.tiling.test_store import make_store
+from tests.zarr_slides import write_ome_zarr
 from tiling import SlideStore, TileSpec
 from viewers import attention_layers, slide_layers, store_layers
 from viewers._reader import get_reader
@@ -79,6 +80,18 @@ def test_the_reader_takes_slides_and_stores_and_nothing_else(
     (tmp_path / "y.zarr").mkdir()
     for other in (str(tmp_path / "x.tif"), str(tmp_path / "y.zarr"), str(tmp_path / "none"), []):
         assert get_reader(other) is None
+
+
+def test_images_in_zarr_are_slides_and_not_stores(tmp_path: Path) -> None:
+    """Both are folders called *.zarr: their attributes tell them apart."""
+    pixels = coded_pixels(600, 400)
+    write_ome_zarr(tmp_path / "image.zarr", [pixels, pixels[::2, ::2]], scale=(0.25, 0.5))
+    path = str(tmp_path / "image.zarr")
+    read = get_reader(path)
+    assert read is not None
+    [(levels, arguments, kind)] = read(path)
+    assert (kind, arguments["scale"], arguments["rgb"]) == ("image", (0.5, 0.25), True)
+    assert np.array_equal(levels[0].compute(), pixels)
 
 
 def test_the_manifest_is_valid() -> None:

@@ -6,14 +6,21 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from cyclopts.config import Toml
 
+from tests.conftest import coded_pixels, tissue_pixels
+from tests.dicom_slides import jpeg_ls, write_series
+from tests.zarr_slides import write_ome_zarr
 from tiling import open_store
 from tiling.nodes import Rows
+from tiling.readers.registry import READERS
 from wsi_pipeline.cli import _options_of, _read_config, run_tokens
+from wsi_pipeline.config import ReaderName
+from wsi_pipeline.viewing import find_store
 
 ENCODER = ["--encoder", "resnet10t", "--random-weights", "--device", "cpu"]
 QUIET = ["--progress", "none"]
@@ -51,8 +58,27 @@ def test_info_for_programs(tissue_path: Path, capsys: pytest.CaptureFixture[str]
     assert found["slide_id"] == "tissue"
     assert (found["width"], found["height"]) == (2051, 1537)
     assert (found["mpp_x"], found["mpp_source"]) == (pytest.approx(0.5), "tiff.XResolution")
+    assert found["mpp_candidates"] == ["tiff.XResolution = 0.5 x 0.5 µm"]
+    assert (found["reader"], found["refused_by"]) == ("tiff", {})
+    assert found["decoder"].startswith("libjpeg-turbo")
     assert found["levels"][1] == {"width": 512, "height": 384, "downsample": pytest.approx(4, 0.01)}
     assert found["warnings"] == []
+
+
+def test_info_says_why_another_reader_was_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "slide", [coded_pixels(100, 80)], mpp=(0.25, 0.25))
+    assert wsi("info", tmp_path / "slide", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["slide_id"], found["reader"]) == ("slide", "dicom")
+    assert "photometric interpretation YBR_FULL" in found["refused_by"]["openslide"]
+    assert wsi("info", tmp_path / "slide") == 0
+    assert "openslide: Reading" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_reader_can_be_named_on_the_command_line() -> None:
+    assert get_args(ReaderName) == ("auto", *READERS)
 
 
 def test_info_states_a_missing_pixel_size(
@@ -122,6 +148,25 @@ def test_one_corrupt_tile_is_counted_and_its_embedding_is_nan(
 def test_save_tiles(tissue_path: Path, tmp_path: Path) -> None:
     assert wsi("tile", tissue_path, "-o", tmp_path, "--save-tiles", *QUIET) == 0
     assert open_store(tmp_path / "stores" / "tissue.zarr").rows("tiles").is_complete
+
+
+def test_a_dicom_series_and_an_image_in_zarr_are_tiled_as_files_are(tmp_path: Path) -> None:
+    """The same pixels in two formats give the same tiles; a second run finds the same slides."""
+    slides, out = tmp_path / "in", tmp_path / "in" / "out"
+    levels = [tissue_pixels(1200, 1000), tissue_pixels(1200, 1000)[::4, ::4]]
+    write_series(slides / "dicom", levels, encode=jpeg_ls, photometric="RGB", tile=(256, 256))
+    write_ome_zarr(slides / "image.zarr", levels, chunk=256)
+    for _ in range(2):
+        assert wsi("tile", slides, "-o", out, "--save-tiles", "--tile-px", 128, *QUIET) == 0
+    stores = [open_store(out / "stores" / f"{name}.zarr") for name in ("dicom", "image")]
+    assert [store.attrs["slide"]["reader"] for store in stores] == ["dicom", "ome-zarr"]
+    one, other = stores
+    assert len(one) == len(other) > 10
+    assert np.array_equal(one.grid.coords, other.grid.coords)
+    assert np.array_equal(one.rows("tiles").data[:], other.rows("tiles").data[:])
+    for given in (slides / "dicom", slides / "dicom" / "level_1.dcm"):
+        assert find_store(str(given), out) == Path(one.path)
+    assert find_store(str(slides / "image.zarr"), out) == Path(other.path)
 
 
 @pytest.mark.slow
