@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tiling.as_zarr import slide_as_zarr
     from tiling.errors import SlideError, StoreError, WSIError
     from tiling.grid import TileGrid, TileSpec, tile_grid
     from tiling.heatmap import score_map
@@ -25,6 +26,7 @@ _HOMES = {
     "open_slide": "slide",
     "open_store": "store",
     "score_map": "heatmap",
+    "slide_as_zarr": "as_zarr",
     "tile_array": "tiles",
     "tile_grid": "grid",
     "tissue_mask": "tissue",
@@ -43,6 +45,7 @@ __all__ = [
     "open_slide",
     "open_store",
     "score_map",
+    "slide_as_zarr",
     "tile_array",
     "tile_grid",
     "tissue_mask",

@@ -194,6 +194,20 @@ def resolve_mpp(
     return Resolution(chosen.mpp, chosen.source, candidates, tuple(warnings), problem)
 
 
+def as_pair(mpp: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return a pixel size as the caller gives it, µm, as (x, y); raise `ValueError` if it is none.
+
+    Examples
+    --------
+    >>> as_pair(0.25), as_pair(None)
+    ((0.25, 0.25), None)
+    """
+    pair = (float(mpp), float(mpp)) if isinstance(mpp, int | float) else mpp
+    if pair is not None and not all(math.isfinite(v) and v > 0 for v in pair):
+        raise ValueError(f"mpp={mpp}: must be positive, in µm per pixel")
+    return pair
+
+
 def require_mpp(resolution: Resolution, name: str) -> tuple[float, float]:
     """Return the pixel size (x, y) in µm, or refuse, naming the slide and the remedy.
 

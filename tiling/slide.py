@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from tiling.geometry import PixelBox, true_downsample
 from tiling.readers.base import WHITE, UnsupportedSlideError
 from tiling.readers.registry import is_url, is_zarr, load_reader, open_reader, slide_file
 from tiling.resample import resample
-from tiling.resolution import Resolution, require_mpp, resolve_mpp
+from tiling.resolution import Resolution, as_pair, require_mpp, resolve_mpp
 
 LEVEL_TOLERANCE = 0.01
 """How much coarser than wanted a level may be, relatively: pyramids state 4.00012 for 4."""
@@ -323,9 +322,7 @@ def open_slide(
     SlideOpenError
         No such file, or no reader opens it.
     """
-    pair = (float(mpp), float(mpp)) if isinstance(mpp, int | float) else mpp
-    if pair is not None and not all(math.isfinite(v) and v > 0 for v in pair):
-        raise ValueError(f"mpp={mpp}: must be positive, in µm per pixel")
+    pair = as_pair(mpp)
     if reader != "auto":
         load_reader(reader)
     return Slide(SlideRef(str(path), reader, pair, dict(storage_options or {})))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import tifffile
@@ -122,7 +122,7 @@ class TiffReader(Reader):
                 )
 
     @classmethod
-    def open(cls, path: str, storage_options: Mapping[str, Any]) -> TiffReader:
+    def open(cls, path: str, storage_options: Mapping[str, Any]) -> Self:
         source: ByteSource | None = None
         try:
             source = RemoteBytes(path, storage_options) if "://" in path else LocalBytes(path)
