@@ -109,8 +109,9 @@ class LibraryFrames(TileDecoder):
         self.shape = shape
         self._library = library
         self._is_sized = syntax != RLE
-        # A JPEG 2000 decoder undoes the transforms of its own (YBR_ICT, YBR_RCT), not this one.
-        self._is_ycbcr = photometric.startswith("YBR_FULL") and syntax in _JPEG_2000_FAMILY
+        # JPEG 2000's decoder undoes transforms of its own (YBR_ICT, YBR_RCT) and takes subsampled
+        # components (YBR_FULL_422) for YCbCr by itself; this one is left to us.
+        self._is_ycbcr = photometric == "YBR_FULL" and syntax in _JPEG_2000_FAMILY
 
     @property
     def name(self) -> str:  # type: ignore[override]
