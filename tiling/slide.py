@@ -208,12 +208,14 @@ class Slide:
         level, reduction = self._source_of(extent, size, exact=exact)
         scale = reduction * np.asarray(self._level_scale(level))
         edges = np.concatenate([coords, coords + np.asarray(extent)], axis=1) / np.tile(scale, 2)
-        # The last pixel of a level may be half padding, or lack what rounding dropped.
-        beyond = edges[:, 2:] - np.asarray(self.level_sizes[level]) // reduction
-        edges[:, 2:] -= np.where((beyond > 0) & (beyond < 1), beyond, 0)
         edges = np.round(edges, 6)
         low = np.floor(edges[:, :2])
-        high = np.maximum(np.ceil(edges[:, 2:]), low + 1)
+        # The last pixel of a level may be half padding, or lack what rounding dropped: the one
+        # before it stands in its place, so that nothing is shifted.
+        whole = np.asarray(self.level_sizes[level]) // reduction
+        beyond = edges[:, 2:] - whole
+        high = np.where((beyond > 0) & (beyond < 1), whole, np.ceil(edges[:, 2:]))
+        high = np.maximum(high, low + 1)
         boxes = [PixelBox(*b) for b in np.concatenate([low, high], axis=1).astype(int).tolist()]
         inner = edges - np.tile(low, 2)
         is_plain = bool((inner == (0, 0, *size)).all())

@@ -47,8 +47,12 @@ class StoredLevel:
         return [(column, row) for row in rows for column in columns]
 
     def reduced_size(self, reduction: int) -> tuple[int, int]:
-        """Return (width, height) of the level shrunk by `reduction`, a last partial pixel kept."""
-        return -(-self.size[0] // reduction), -(-self.size[1] // reduction)
+        """Return (width, height) of the level shrunk by `reduction`, in whole pixels.
+
+        A last one that the level fills only in part is left out: the rest of it is whatever the
+        stored tile was padded with, often black.
+        """
+        return max(self.size[0] // reduction, 1), max(self.size[1] // reduction, 1)
 
     def box_of(self, tile: StoredTile, reduction: int) -> PixelBox:
         """Return the pixels that a stored tile covers, its padding included."""
