@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.errors import SlideOpenError, SlideReadError
+from tiling.errors import SlideAccessError, SlideOpenError, SlideReadError
 from tiling.geometry import PixelBox, true_downsample
 from tiling.readers.base import WHITE
-from tiling.readers.registry import is_url, load_reader, open_reader
+from tiling.readers.byte_source import open_bytes
+from tiling.readers.registry import load_reader, open_reader
 from tiling.resample import resample
 from tiling.resolution import Resolution, require_mpp, resolve_mpp
+from tiling.urls import file_name, public_url
 
 LEVEL_TOLERANCE = 0.01
 """How much coarser than wanted a level may be, relatively: pyramids state 4.00012 for 4."""
 HASH_BYTES = 1 << 16
 OPEN_SLIDES = 8
 """Slides that a process keeps open for Dask tasks."""
+
+_opening = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,15 @@ class SlideRef:
     path: str
     reader: str = "auto"
     mpp: tuple[float, float] | None = None
-    storage_options: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    storage_options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __repr__(self) -> str:
+        return f"SlideRef({public_url(self.path)!r}, reader={self.reader!r}, mpp={self.mpp})"
 
     def open(self) -> Slide:
         """Return this process's shared open slide; it is not the caller's to close."""
-        return _shared_slide(self)
+        with _opening:  # or each thread of a pool would open it, and keep what it fetched apart
+            return _shared_slide(self)
 
 
 class Slide:
@@ -61,7 +70,7 @@ class Slide:
     @property
     def name(self) -> str:
         """File name."""
-        return PurePosixPath(Path(self.path).as_posix()).name
+        return file_name(self.path)
 
     @property
     def reader(self) -> str:
@@ -306,12 +315,13 @@ def open_slide(
     mpp
         Pixel size at level 0 in µm, or (x, y); overrides what the slide states.
     storage_options
-        Passed to fsspec for URLs (keys, endpoint); never stored.
+        Passed to fsspec for URLs (keys, endpoint); never stored. Without them, the environment
+        says: ``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``FSSPEC_S3_ANON=true`` and the like.
 
     Raises
     ------
     SlideOpenError
-        No such file, or no reader opens it.
+        No such file, or no reader opens it; `SlideAccessError` where a URL cannot be reached.
     """
     pair = (float(mpp), float(mpp)) if isinstance(mpp, int | float) else mpp
     if pair is not None and not all(math.isfinite(v) and v > 0 for v in pair):
@@ -339,18 +349,18 @@ def read_source(path: str, *, storage_options: Mapping[str, Any] | None = None) 
         The file cannot be read.
     """
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path, **(storage_options or {}))
-        size = int(filesystem.size(inner))
-        digest = hashlib.sha256(str(size).encode())
-        middle, end = max(size // 2 - HASH_BYTES // 2, 0), max(size - HASH_BYTES, 0)
-        with filesystem.open(inner, "rb") as file:
-            for start in (0, middle, end):
-                file.seek(start)
-                digest.update(file.read(HASH_BYTES))
-    except (OSError, ValueError, ImportError) as err:
+        with contextlib.closing(open_bytes(path, storage_options or {})) as file:
+            digest = hashlib.sha256(str(file.size).encode())
+            middle, end = max(file.size // 2 - HASH_BYTES // 2, 0), max(file.size - HASH_BYTES, 0)
+            parts = [(start, HASH_BYTES) for start in (0, middle, end)]
+            file.prefetch(parts)
+            for part in parts:
+                digest.update(file.read(*part))
+            return Source(file_name(path), file.size, digest.hexdigest())
+    except SlideAccessError:
+        raise
+    except OSError as err:
         raise SlideOpenError(f"{path}: cannot be read: {err}") from err
-    name = PurePosixPath(Path(inner).as_posix() if not is_url(path) else inner).name
-    return Source(name, size, digest.hexdigest())
 
 
 @functools.lru_cache(maxsize=OPEN_SLIDES)

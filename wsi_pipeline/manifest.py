@@ -12,6 +12,7 @@ from tiling.errors import StoreError
 from tiling.readers.registry import is_url
 from tiling.slide import read_source
 from tiling.store import open_store
+from tiling.urls import file_name, public_url
 from wsi_pipeline.errors import UsageError
 
 SLIDE_SUFFIXES = frozenset(
@@ -27,6 +28,9 @@ class SlideEntry:
     slide_id: str
     path: str
     mpp: float | None = None
+
+    def __repr__(self) -> str:
+        return f"SlideEntry({self.slide_id!r}, {public_url(self.path)!r}, mpp={self.mpp})"
 
 
 def collect_slides(inputs: Sequence[str], stores: Path) -> list[SlideEntry]:
@@ -54,7 +58,7 @@ def collect_slides(inputs: Sequence[str], stores: Path) -> list[SlideEntry]:
 
 def _entries_of(text: str) -> list[SlideEntry]:
     if is_url(text):
-        return [SlideEntry(PurePosixPath(text).stem, text)]
+        return [SlideEntry(PurePosixPath(file_name(text)).stem, text)]
     path = Path(text)
     if path.is_dir():
         return _entries_below(path)
@@ -116,7 +120,7 @@ def _manifest_entry(manifest: Path, line: int, row: dict[str, str]) -> SlideEntr
         raise UsageError(
             f"{manifest.name}, line {line}: mpp is {mpp_text!r}; give µm per pixel, e.g. 0.25"
         )
-    slide_id = (row.get("slide_id") or "").strip() or PurePosixPath(Path(path).as_posix()).stem
+    slide_id = (row.get("slide_id") or "").strip() or PurePosixPath(file_name(path)).stem
     if slide_id in (".", "..") or any(c in slide_id for c in "/\\:\0"):
         raise UsageError(f"{manifest.name}, line {line}: slide_id {slide_id!r} is no file name")
     return SlideEntry(slide_id, path, mpp)

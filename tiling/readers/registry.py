@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tiling.errors import SlideOpenError
+from tiling.errors import SlideAccessError, SlideOpenError
 from tiling.readers.base import Reader, UnsupportedSlideError
 
 READERS: dict[str, str] = {
@@ -51,6 +51,10 @@ def open_reader(path: str, *, reader: str, storage_options: Mapping[str, Any]) -
     if not is_url(path) and not Path(path).exists():
         raise SlideOpenError(f"{path}: no such file; check the path")
     if reader != "auto":
+        if is_url(path) and reader not in REMOTE_READERS:
+            raise SlideOpenError(
+                f"{path}: {reader} reads local files only; download the slide, or use reader='auto'"
+            )
         try:
             return load_reader(reader).open(path, storage_options)
         except UnsupportedSlideError as err:
@@ -63,6 +67,8 @@ def open_reader(path: str, *, reader: str, storage_options: Mapping[str, Any]) -
             if position:
                 _probe(opened)
             return opened
+        except SlideAccessError:
+            raise  # nor can another reader reach it
         except UnsupportedSlideError as err:
             reasons.append(str(err))
         except OSError as err:
