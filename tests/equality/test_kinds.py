@@ -5,15 +5,29 @@ Readers that a kind does not name may refuse it; whoever opens it must agree.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 
-from tests.equality.kinds import AREA, AREA_SIZE, Kind, kinds, shrunk, tissue
+from tests.equality.kinds import (
+    APERIO,
+    AREA,
+    AREA_SIZE,
+    TILE_PX,
+    Kind,
+    jpeg,
+    kinds,
+    shrunk,
+    stored_tiles,
+    tissue,
+    without_tables,
+)
 from tests.equality.reference import area_mean
 from tiling import Slide, open_slide
 from tiling.errors import SlideOpenError
@@ -178,3 +192,40 @@ def test_the_padding_of_stored_tiles_never_shows(slides_of_all_kinds: dict[str, 
                 assert (fast - exact).min() > -60, (name, ratio)
                 assert (fast[px // 2 + 1 :] == 255).all()
                 assert (fast[:, px // 2 + 1 :] == 255).all()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_tile_that_aperio_left_out_of_a_coarse_level_comes_from_the_finer_one(
+    tmp_path: Path, exact: bool
+) -> None:
+    """An encoder's fault that OpenSlide mends: white there would be tissue that no mask finds."""
+    level0 = tissue()[:300, :396]
+    path = tmp_path / "holed.svs"
+    encode = functools.partial(jpeg, rgb=True)
+    tables = without_tables(encode(level0[:TILE_PX, :TILE_PX]))[0]
+    with tifffile.TiffWriter(path) as tiff:
+        for number, level in enumerate((level0, shrunk(level0, 2))):
+            tiles = [without_tables(encode(tile))[1] for tile in stored_tiles(level)]
+            if number:
+                tiles[1] = b""  # x 64 to 128 of 198, y 0 to 64 of 150
+            tiff.write(
+                iter(tiles), shape=level.shape, dtype=np.uint8, tile=(TILE_PX, TILE_PX),
+                photometric="rgb", compression="jpeg", compressionargs={"outcolorspace": "rgb"},
+                jpegtables=tables, metadata=None, subfiletype=number,
+                description=None if number else APERIO,
+            )  # fmt: skip
+    with (
+        open_slide(path, reader="tiff") as slide,
+        open_slide(path, reader="openslide") as reference,
+    ):
+        assert slide.level_sizes == reference.level_sizes == ((396, 300), (198, 150))
+        hole = shrunk(level0, 2)[:64, 64:128].astype(int)
+        for one in (slide, reference):
+            found = one.read_region((128, 0), level=1, size=(64, 64))
+            assert np.abs(found - hole).mean() < 2  # of pixels that went through JPEG once
+        found, expected = (whole(one, 1) for one in (slide, reference))
+        found[:64, 64:128] = expected[:64, 64:128]
+        assert np.array_equal(found, expected)
+        part = (132, 4), (112, 112), (28, 28)
+        tile = slide.read_scaled(*part, exact=exact).astype(int)
+        assert np.abs(tile - area_mean(level0, *part)).mean() < 3
