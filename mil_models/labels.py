@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from mil_models.errors import LabelTableError
 from tiling.store import SlideStore
+from tiling.urls import file_name, public_url
 
 SPLITS = ("train", "val", "test")
 
@@ -107,7 +108,8 @@ def _index(stores: Sequence[SlideStore]) -> list[dict[str, list[SlideStore]]]:
     ways: list[dict[str, list[SlideStore]]] = [defaultdict(list) for _ in range(4)]
     for store in stores:
         path = PurePosixPath(store.slide_path)
-        for way, text in zip(ways, (store.slide_id, str(path), path.name, path.stem), strict=True):
+        names = store.slide_id, store.slide_path, path.name, path.stem
+        for way, text in zip(ways, names, strict=True):
             way[text].append(store)
     return ways
 
@@ -115,8 +117,8 @@ def _index(stores: Sequence[SlideStore]) -> list[dict[str, list[SlideStore]]]:
 def _match(
     value: str, index: list[dict[str, list[SlideStore]]], name: str, line: int
 ) -> SlideStore | None:
-    path = PurePosixPath(Path(value).as_posix())
-    resolved = str(Path(value).resolve())
+    path = PurePosixPath(file_name(value))
+    resolved = public_url(value) if "://" in value else str(Path(value).resolve())
     for way, text in zip(index, (value, resolved, path.name, path.stem), strict=True):
         stores = way.get(text, [])
         if len(stores) > 1:

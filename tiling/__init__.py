@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tiling.as_zarr import slide_as_zarr
+    from tiling.comparison import compare_readers
     from tiling.errors import SlideError, StoreError, WSIError
     from tiling.grid import TileGrid, TileSpec, tile_grid
     from tiling.heatmap import score_map
@@ -22,6 +23,7 @@ _HOMES = {
     "TileSpec": "grid",
     "TissueMask": "tissue",
     "WSIError": "errors",
+    "compare_readers": "comparison",
     "level_array": "tiles",
     "open_slide": "slide",
     "open_store": "store",
@@ -41,6 +43,7 @@ __all__ = [
     "TileSpec",
     "TissueMask",
     "WSIError",
+    "compare_readers",
     "level_array",
     "open_slide",
     "open_store",

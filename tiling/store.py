@@ -35,6 +35,7 @@ from tiling.resolution import objective_power
 from tiling.slide import Slide, Source, read_source
 from tiling.tiles import TileGeometry
 from tiling.tissue import TissueMask
+from tiling.urls import public_url
 
 SCHEMA_VERSION = 1
 GROUPS = ("grid", "embeddings", "status", "predictions", "heatmaps")
@@ -86,7 +87,7 @@ class SlideStore:
 
     @property
     def slide_path(self) -> str:
-        """Where the slide was when the store was made."""
+        """Where the slide was when the store was made; a URL without credentials or query."""
         return str(self.attrs["slide"]["path"])
 
     @property
@@ -412,7 +413,7 @@ def check_store(store: SlideStore, slide: Slide, spec: TileSpec) -> None:
 
 def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: str) -> Json:
     source = read_source(slide.path, storage_options=slide.ref.storage_options)
-    path = slide.path if is_url(slide.path) else str(Path(slide.path).resolve())
+    path = public_url(slide.path) if is_url(slide.path) else str(Path(slide.path).resolve())
     return {
         "schema_version": SCHEMA_VERSION,
         "slide_id": slide_id,

@@ -6,9 +6,10 @@ import json
 import logging
 import sys
 import tomllib
+import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -18,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tiling.errors import WSIError
+from tiling.urls import redacted
 from wsi_pipeline import __version__
 from wsi_pipeline.config import (
     BatchOptions,
@@ -28,6 +30,9 @@ from wsi_pipeline.config import (
 )
 from wsi_pipeline.errors import UsageError, reason_of
 from wsi_pipeline.progress import quiet_libraries
+
+if TYPE_CHECKING:
+    from tiling.comparison import Comparison
 
 EXIT_USAGE, EXIT_NOTHING_DONE, EXIT_INTERRUPTED = 2, 3, 130
 
@@ -59,13 +64,21 @@ def _examples(*lines: str) -> str:
     return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
-@app.command(help_epilogue=_examples("wsi info slide.svs", "wsi info slide.svs --json"))
+@app.command(
+    help_epilogue=_examples(
+        "wsi info slide.svs",
+        "wsi info slide.svs --json",
+        "wsi info slide.svs --compare",
+        "wsi info s3://bucket/slide.svs",
+    )
+)
 def info(
     slide: str,
     /,
     *,
     reader: ReaderName = "auto",
     slide_mpp: SlideMpp = None,
+    compare: Annotated[bool, Flag] = False,
     json_: AsJson = False,
 ) -> int:
     """Show a slide's size, levels and pixel size, and what is doubtful about them.
@@ -76,16 +89,24 @@ def info(
         A slide file, a folder that is one (OME-Zarr, a DICOM series), or a URL.
     reader
         Which library opens it.
+    compare
+        Also read it with every reader that opens it, and say where their pixels differ.
     """
+    from tiling.comparison import compare_readers
     from wsi_pipeline.info import slide_info
 
     check_slide_mpp(slide_mpp)
     found = slide_info(slide, reader=reader, mpp=slide_mpp)
+    compared = compare_readers(slide) if compare else None
+    if compared is not None:
+        found["comparison"] = compared.to_dict()
     if json_:
         print(json.dumps(found))
         return 0
     table = Table(show_header=False, box=None)
     for key, value in found.items():
+        if key == "comparison":
+            continue
         if key == "levels":
             value = [f"{v['width']} x {v['height']} (1/{v['downsample']:.6g})" for v in value]
         elif key == "refused_by":
@@ -94,7 +115,30 @@ def info(
             value = "\n".join(value) or "none"
         table.add_row(f"[bold]{key}[/]", "unknown" if value is None else escape(str(value)))
     Console().print(table)
+    if compared is not None:
+        _show_comparison(compared)
     return 0
+
+
+def _show_comparison(compared: Comparison) -> None:
+    table = Table(
+        title=f"Grey levels, of 255, by which pixels differ from those of {compared.reference}",
+        caption=f"{compared.places} places on tissue. Tiles: {compared.ratio} level-0 px per px; "
+        "exact is averaged from full resolution, default may be shrunk while it is decoded.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in ("reader", "levels at their own scale", "exact tiles", "default tiles"):
+        table.add_column(heading, overflow="fold")
+    for report in compared.readers:
+        if report.problem:
+            table.add_row(report.reader, f"not opened: {escape(redacted(report.problem))}")
+        elif report.reader == compared.reference:
+            table.add_row(report.reader, "the reference", "the reference", str(report.default))
+        else:
+            exact, default = str(report.exact), str(report.default)
+            table.add_row(report.reader, report.at_own_scale, exact, default)
+    Console().print(table)
 
 
 @app.command(
@@ -348,6 +392,7 @@ def launch(
         Show tracebacks and the log.
     """
     handler = logging.StreamHandler()
+    handler.setFormatter(_PublicFormatter())
     handler.setLevel(logging.DEBUG if debug else logging.WARNING)
     logging.basicConfig(level=handler.level, handlers=[handler])
     if not debug:
@@ -357,10 +402,18 @@ def launch(
     return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
 
+class _PublicFormatter(logging.Formatter):
+    """Log lines without the credentials that URLs in them may carry."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     tokens = sys.argv[1:] if arguments is None else arguments
     warnings.showwarning = _show_warning
+    sys.excepthook = _show_traceback
     sys.exit(run_tokens(tokens))
 
 
@@ -437,8 +490,14 @@ def _summary(result: Any, batch: BatchOptions) -> int:
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Show a warning as people read it, without the place in the code."""
     console = Console(stderr=True)
-    console.print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
+    console.print(f"[yellow]warning:[/] {escape(redacted(str(message)))}", highlight=False)
+
+
+def _show_traceback(kind: type[BaseException], err: BaseException, trace: Any) -> None:
+    """Show what `--debug` asks for; libraries put whole URLs, signatures included, in messages."""
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, err, trace))))
 
 
 def _complain(message: str) -> None:
-    Console(stderr=True).print(f"[red]wsi:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    text = escape(redacted(message))
+    Console(stderr=True).print(f"[red]wsi:[/] {text}", highlight=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tiling.resolution import objective_power
 from tiling.slide import open_slide
+from tiling.urls import public_url
 from wsi_pipeline.manifest import slide_name
 
 
@@ -21,7 +22,7 @@ def slide_info(path: str, *, reader: str = "auto", mpp: float | None = None) -> 
         resolution = slide.resolution
         return {
             "slide_id": slide_name(path),
-            "path": path,
+            "path": public_url(path),
             "reader": slide.reader,
             "reader_version": slide.reader_version,
             "decoder": slide.decoder,

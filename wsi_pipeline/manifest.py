@@ -16,6 +16,7 @@ from tiling.readers.ngff import is_image_group
 from tiling.readers.registry import is_dicom, is_url, is_zarr, slide_file
 from tiling.slide import read_source
 from tiling.store import open_store
+from tiling.urls import file_name, public_url
 from wsi_pipeline.errors import UsageError
 
 SLIDE_SUFFIXES = frozenset(
@@ -32,6 +33,9 @@ class SlideEntry:
     slide_id: str
     path: str
     mpp: float | None = None
+
+    def __repr__(self) -> str:
+        return f"SlideEntry({self.slide_id!r}, {public_url(self.path)!r}, mpp={self.mpp})"
 
 
 def collect_slides(inputs: Sequence[str], stores: Path) -> list[SlideEntry]:
@@ -71,7 +75,7 @@ def slide_name(path: str) -> str:
     >>> slide_name("s3://bucket/a.svs"), slide_name("in/b.ome.zarr/")
     ('a', 'b.ome')
     """
-    name = PurePosixPath(path.replace("\\", "/")).name
+    name = file_name(path)
     if not is_url(path) and Path(path).is_dir() and not is_zarr(path):
         return name
     endings = (*ZARR_SUFFIXES, PurePosixPath(name).suffix)

@@ -21,6 +21,7 @@ from tiling.save_tiles import save_tiles
 from tiling.slide import Slide, open_slide
 from tiling.store import Prediction, SlideStore, check_store, create_store, open_store
 from tiling.tissue import tissue_mask
+from tiling.urls import redacted
 from wsi_pipeline.config import DEFAULT_ENCODER, EncoderOptions, TileOptions
 from wsi_pipeline.errors import OutputError, UsageError, as_usage_error, reason_of
 from wsi_pipeline.manifest import SlideEntry
@@ -115,7 +116,7 @@ def run_slide(job: SlideJob, on_tiles: OnTiles | None = None) -> list[StageRow]:
                 rows.append(_row(job, stage, started, STAGES[stage](work)))
         _error_file(job).unlink(missing_ok=True)
     except Exception as err:
-        reason = f"{type(err).__name__}: {reason_of(err)}"
+        reason = redacted(f"{type(err).__name__}: {reason_of(err)}")
         seconds = round(time.perf_counter() - started, 3)
         rows.append(StageRow(job.slide_id, stage, "failed", reason, seconds))
         _keep_traceback(job)
@@ -260,6 +261,6 @@ def _keep_traceback(job: SlideJob) -> None:
     path = _error_file(job)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
+        path.write_text(redacted(traceback.format_exc()), encoding="utf-8")
     except OSError:
         pass  # a full disk is what failed the slide: the row says so

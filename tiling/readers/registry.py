@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tiling.errors import SlideOpenError
+from tiling.errors import SlideAccessError, SlideOpenError
 from tiling.readers.base import Reader, UnsupportedSlideError
 
 READERS: dict[str, str] = {
@@ -21,6 +21,10 @@ READERS: dict[str, str] = {
 
 EXTRAS = {"wsidicom": "dicom"}
 """Package that only one reader needs, to the extra that installs it."""
+
+
+REMOTE_READERS = ("tiff", "tiffslide")
+"""Those that read a TIFF by its URL, in the order in which `auto` tries them."""
 
 
 def is_url(path: str) -> bool:
@@ -120,6 +124,10 @@ def open_reader(path: str, *, reader: str, storage_options: Mapping[str, Any]) -
         raise SlideOpenError(f"{path}: no such file; check the path")
     file = slide_file(path)
     if reader != "auto":
+        if is_url(path) and reader not in (*REMOTE_READERS, "ome-zarr"):
+            raise SlideOpenError(
+                f"{path}: {reader} reads local files only; download the slide, or use reader='auto'"
+            )
         try:
             return load_reader(reader).open(file, storage_options)
         except UnsupportedSlideError as err:
@@ -132,6 +140,8 @@ def open_reader(path: str, *, reader: str, storage_options: Mapping[str, Any]) -
                 _probe(opened, path)
                 opened.refusals = refusals
             return opened
+        except SlideAccessError:
+            raise  # nor can another reader reach it
         except (UnsupportedSlideError, OSError) as err:
             refusals[name] = str(err).removeprefix(f"{file}: ").removeprefix(f"{name}: ")
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
@@ -146,7 +156,7 @@ def _fitting_readers(path: str) -> tuple[str, ...]:
     if is_zarr(path):
         return ("ome-zarr",)
     if is_url(path):
-        return "tiff", "tiffslide"
+        return REMOTE_READERS
     if is_dicom(path):
         return "openslide", "dicom"
     return "tiff", "openslide", "tiffslide"

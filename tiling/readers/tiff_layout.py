@@ -63,7 +63,7 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
         vendor = "aperio"
     elif properties.get("tiff.Software", "").startswith("Philips"):
         vendor = "philips"
-        levels = _philips_levels(levels, philips_spacings(parse_xml(description)))
+        levels = _philips_levels(pages, levels[0], philips_spacings(parse_xml(description)))
     elif "<OME" in description:
         vendor = "ome-tiff"
     else:
@@ -134,17 +134,22 @@ def _tag_properties(page: tifffile.TiffPage, names: Iterable[str]) -> dict[str, 
 
 
 def _philips_levels(
-    levels: list[TiffLevel], spacings: list[tuple[float, float]]
+    pages: list[tifffile.TiffPage], base: TiffLevel, spacings: list[tuple[float, float]]
 ) -> list[TiffLevel]:
-    """Return levels without the padding to whole tiles that Philips counts as image."""
-    if len(spacings) < len(levels) or not spacings:
-        return levels
-    width, height = levels[0].size
-    true = []
-    for level, (x, y) in zip(levels, spacings, strict=False):
-        ratio_x, ratio_y = x / spacings[0][0], y / spacings[0][1]
-        size = max(int(width / ratio_x), 1), max(int(height / ratio_y), 1)
-        true.append(
-            TiffLevel((min(size[0], level.size[0]), min(size[1], level.size[1])), level.page)
-        )
-    return true
+    """Return the levels without the padding to whole tiles that Philips counts as image.
+
+    The tiled pages are the levels, in the order of the XML's pixel spacings; their own sizes say
+    little, since a small level is mostly padding. A page without a spacing is left out: its scale
+    is not known.
+    """
+    tiled = [page for page in pages if page.is_tiled]
+    if not spacings or tiled[:1] != [base.page]:
+        return [base]
+    levels = [base]
+    for page, (x, y) in zip(tiled[1:], spacings[1:], strict=False):
+        size = int(base.size[0] * spacings[0][0] / x), int(base.size[1] * spacings[0][1] / y)
+        if 0 < size[0] < levels[-1].size[0] and 0 < size[1] <= levels[-1].size[1]:
+            levels.append(
+                TiffLevel((min(size[0], _size(page)[0]), min(size[1], _size(page)[1])), page)
+            )
+    return levels
