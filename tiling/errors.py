@@ -13,8 +13,16 @@ class SlideOpenError(SlideError, OSError):
     """The file is missing, is not a slide, or no reader understands it."""
 
 
+class UnsoundSlideError(SlideOpenError):
+    """The file states of itself what cannot be true; no reader gets it."""
+
+
 class SlideReadError(SlideError, OSError):
     """The slide opened, but its pixels cannot be decoded."""
+
+
+class SlideTooLargeError(SlideError, ValueError):
+    """The size that a slide states is beyond what any memory holds."""
 
 
 class MissingMppError(SlideError, ValueError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tiling.errors import SlideOpenError
+from tiling.errors import SlideOpenError, UnsoundSlideError
 from tiling.readers.base import Reader, UnsupportedSlideError
 
 READERS: dict[str, str] = {
@@ -63,6 +63,8 @@ def open_reader(path: str, *, reader: str, storage_options: Mapping[str, Any]) -
             if position:
                 _probe(opened)
             return opened
+        except UnsoundSlideError:
+            raise
         except UnsupportedSlideError as err:
             reasons.append(str(err))
         except OSError as err:
