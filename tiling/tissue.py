@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -84,25 +85,13 @@ class TissueMask:
         low = np.clip(coords, 0, self.slide_size) / scale
         high = np.clip(coords + np.asarray(extent), 0, self.slide_size) / scale
         area = np.prod(high - low, axis=1)
-        tissue = self._integral(high) + self._integral(low)
-        tissue -= self._integral(np.stack([low[:, 0], high[:, 1]], axis=1))
-        tissue -= self._integral(np.stack([high[:, 0], low[:, 1]], axis=1))
+        table = np.asarray(cv2.integral(self.mask.view(np.uint8), sdepth=cv2.CV_64F), np.float64)
+        tissue = _integral(table, high) + _integral(table, low)
+        tissue -= _integral(table, np.stack([low[:, 0], high[:, 1]], axis=1))
+        tissue -= _integral(table, np.stack([high[:, 0], low[:, 1]], axis=1))
         share = np.divide(tissue, area, out=np.zeros_like(area), where=area > 0)
         fraction: NDArray[np.float32] = np.clip(share, 0, 1).astype(np.float32)
         return fraction
-
-    def _integral(self, corners: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the tissue pixels above and left of `corners` (x, y) in mask pixels."""
-        table = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1))
-        table[1:, 1:] = self.mask.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
-        column, row = np.floor(corners).astype(np.int64).T
-        column = np.minimum(column, self.mask.shape[1] - 1)
-        row = np.minimum(row, self.mask.shape[0] - 1)
-        right, down = corners[:, 0] - column, corners[:, 1] - row
-        above = table[row, column] * (1 - right) + table[row, column + 1] * right
-        below = table[row + 1, column] * (1 - right) + table[row + 1, column + 1] * right
-        total: NDArray[np.float64] = above * (1 - down) + below * down
-        return total
 
 
 def tissue_mask(slide: Slide) -> TissueMask:
@@ -168,9 +157,10 @@ def saturation(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     >>> saturation(np.array([[255, 255, 255], [255, 0, 0], [4, 0, 0]], np.uint8)).round(2).tolist()
     [0.0, 1.0, 0.029999999329447746]
     """
-    scaled = pixels.astype(np.float32) / 255
-    high, low = scaled.max(axis=-1), scaled.min(axis=-1)
-    result: NDArray[np.float32] = (high - low) / np.maximum(high, 0.5)
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    high = np.maximum(np.maximum(red, green), blue)
+    low = np.minimum(np.minimum(red, green), blue)
+    result: NDArray[np.float32] = np.divide(high - low, np.maximum(high, 255 / 2), dtype=np.float32)
     return result
 
 
@@ -190,6 +180,19 @@ def clean_mask(
         filled, max_size=max(math.ceil(min_object_px) - 1, 0)
     )
     return cleaned
+
+
+def _integral(table: NDArray[np.float64], corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the tissue above and left of `corners` (x, y), between the entries of `table`."""
+    rows, columns = table.shape
+    column, row = np.floor(corners).astype(np.int64).T
+    column = np.minimum(column, columns - 2)
+    row = np.minimum(row, rows - 2)
+    right, down = corners[:, 0] - column, corners[:, 1] - row
+    above = table[row, column] * (1 - right) + table[row, column + 1] * right
+    below = table[row + 1, column] * (1 - right) + table[row + 1, column + 1] * right
+    total: NDArray[np.float64] = above * (1 - down) + below * down
+    return total
 
 
 def _read_overview(

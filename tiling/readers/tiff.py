@@ -210,9 +210,10 @@ class TiffReader(Reader):
             try:
                 for tile in tiles:
                     if tile not in decoded:
-                        is_all = box == stored.box_of(tile, reduction) and last_use[tile] == place
+                        is_all = last_use[tile] == place and box == stored.box_of(tile, reduction)
+                        is_inside = box == box.within(*stored.reduced_size(reduction))
                         decoded[tile] = self._decode(
-                            level, tile, reduction, row if is_all else None
+                            level, tile, reduction, row if is_all and is_inside else None
                         )
                 found: NDArray[np.uint8] | SlideReadError = stored.cut(
                     box, {tile: decoded[tile] for tile in tiles}, reduction, row
@@ -236,7 +237,9 @@ class TiffReader(Reader):
             data = self._source.read(offset, count)
             if len(data) < count:
                 raise EOFError(f"the file ends after {len(data)} of its {count} bytes")
-            pixels = stored.decoder.decode(data, index=stored.index_of(tile), reduction=reduction)
+            pixels = stored.decoder.decode(
+                data, index=stored.index_of(tile), reduction=reduction, out=out
+            )
             width, height = stored.pixels_of(tile, reduction)
             if pixels.shape[0] < height or pixels.shape[1] < width:
                 raise ValueError(
