@@ -81,7 +81,7 @@ def mpp_candidates(properties: Mapping[str, str]) -> tuple[MppCandidate, ...]:
     found = []
 
     def add(source: str, x: float | None, y: float | None) -> None:
-        if x is not None and y is not None:
+        if x is not None and y is not None and math.isfinite(x) and math.isfinite(y):
             found.append(MppCandidate(source, (x, y)))
 
     for source, key_x, key_y, unit_um in _SOURCES:

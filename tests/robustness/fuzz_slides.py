@@ -147,9 +147,9 @@ def _write_aperio(path: Path, pixels: NDArray[np.uint8]) -> None:
         write_image(others[-1], text, compression="jpeg")
         for level in others:
             write_level(level)
-        for name in ("label", "macro"):
+        for name, kind in (("label", 1), ("macro", 9)):
             note = f"Aperio Image Library v11.2.1 \n{name} 96x64"
-            write_image(pixels[:64, :96], note, compression="lzw", subfiletype=1)
+            write_image(pixels[:64, :96], note, compression="lzw", subfiletype=kind)
 
 
 def _write_j2k(path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -7,8 +7,8 @@ import struct
 JPEG, JPEG_2000, WEBP = (6, 7, 33007, 34892), (33003, 33004, 33005, 34712), (34927, 50001)
 STATING_SIZE = (*JPEG, *JPEG_2000, *WEBP)
 """TIFF Compressions whose streams state a size of their own."""
-MAX_J2K_TILES = 1024
-"""Tiles within one JPEG 2000 stream: OpenJPEG takes memory for each before it decodes any."""
+MAX_J2K_TILES, MAX_J2K_COMPONENTS = 1024, 16
+"""Of one JPEG 2000 stream: OpenJPEG takes memory for each before it decodes any."""
 _STANDALONE = (0x01, *range(0xD0, 0xDA))
 """JPEG markers without a length (ITU-T T.81, table B.1)."""
 
@@ -54,11 +54,13 @@ def _jpeg2000_size(data: bytes) -> tuple[int, int]:
     stream = data if data[:4] == b"\xff\x4f\xff\x51" else _codestream(data)
     if stream[:4] != b"\xff\x4f\xff\x51" or len(stream) < 42:
         return 0, 0
-    right, bottom, left, top, *tile = struct.unpack_from(">8I", stream, 8)
+    right, bottom, left, top, *tile, _, _, components = struct.unpack_from(">8IH", stream, 8)
     width, height = right - left, bottom - top
     across, down = max(tile[0], 1), max(tile[1], 1)
     if -(-width // across) * -(-height // down) > MAX_J2K_TILES:
         raise ValueError(f"the stream states tiles of {across} x {down} px within the stored tile")
+    if components > MAX_J2K_COMPONENTS:
+        raise ValueError(f"the stream states {components} components")
     return max(width, 0), max(height, 0)
 
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import fsspec
 import numpy as np
 import tifffile
 import tiffslide
@@ -22,6 +21,7 @@ from tiling.readers.base import (
     Reader,
     UnsupportedSlideError,
 )
+from tiling.readers.byte_source import ByteSource, LocalBytes, RemoteBytes
 from tiling.readers.stream_check import STATING_SIZE, check_stream
 from tiling.readers.tiff_check import check_tiff
 
@@ -44,9 +44,11 @@ class TiffSlideReader(Reader):
 
     @classmethod
     def open(cls, path: str, storage_options: Mapping[str, Any]) -> TiffSlideReader:
+        source: ByteSource
         options = {"storage_options": dict(storage_options)} if storage_options else {}
         try:
-            with fsspec.open(path, "rb", **storage_options) as file:
+            source = RemoteBytes(path, storage_options) if "://" in path else LocalBytes(path)
+            with contextlib.closing(source), source.open() as file:
                 check_tiff(file, path)
             slide = tiffslide.TiffSlide(path, **options)
             with contextlib.ExitStack() as on_failure:

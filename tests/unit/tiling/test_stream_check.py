@@ -59,3 +59,10 @@ def test_jpeg_2000_of_very_many_tiles() -> None:
     data[24:32] = (1).to_bytes(4, "big") * 2  # XTsiz, YTsiz (ITU-T T.800, A.5.1)
     with pytest.raises(ValueError, match="tiles of 1 x 1 px"):
         check_stream(bytes(data), 33005, (48, 80))
+
+
+def test_jpeg_2000_of_very_many_components() -> None:
+    data = bytearray(STREAMS["j2k"][1])
+    data[40:42] = (17).to_bytes(2, "big")  # Csiz
+    with pytest.raises(ValueError, match="17 components"):
+        check_stream(bytes(data), 33005, (48, 80))
