@@ -108,7 +108,9 @@ def mpp_candidates(properties: Mapping[str, str]) -> tuple[MppCandidate, ...]:
         *_tag_sizes(properties),
     ]
     return tuple(
-        MppCandidate(name, (x, y)) for name, (x, y) in stated if x is not None and y is not None
+        MppCandidate(name, (x, y))
+        for name, (x, y) in stated
+        if x is not None and y is not None and math.isfinite(x) and math.isfinite(y)
     )
 
 

@@ -45,6 +45,8 @@ class ReaderContract:
             before = slide.read_region((-2, -1), level=0, size=(4, 3))
             after = slide.read_region((1300, 1004), level=0, size=(4, 4))
             beyond = slide.read_region((5000, 5000), level=0, size=(2, 2))
+            padding = slide.read_region((1303, 10), level=0, size=(5, 5))  # of a stored tile
+        assert (padding == 255).all()
         assert before[:, :, 0].tolist() == [[255] * 4, [255, 255, 0, 1], [255, 255, 0, 1]]
         assert (after[:2, :2] == coded_pixels(*CODED_SIZE)[1004:, 1300:]).all()
         assert (after[2:] == 255).all()

@@ -14,6 +14,11 @@ from tiling.errors import SlideReadError
 from tiling.geometry import PixelBox
 
 WHITE = 255
+MAX_TILE_PX = 1 << 26
+"""Pixels of one stored tile or strip, e.g. 8192 x 8192; as RGB, 192 MiB."""
+MAX_TILE_BYTES = 4 * MAX_TILE_PX
+MAX_ASSOCIATED_PX = 100_000_000
+"""Pixels of a label, macro or thumbnail image."""
 
 
 class UnsupportedSlideError(Exception):

@@ -21,7 +21,12 @@ from wsidicom.geometry import Point
 
 from tiling.errors import SlideOpenError, SlideReadError
 from tiling.geometry import PixelBox, is_reduced
-from tiling.readers.base import Reader, UnsupportedSlideError
+from tiling.readers.base import (
+    MAX_ASSOCIATED_PX,
+    MAX_TILE_BYTES,
+    Reader,
+    UnsupportedSlideError,
+)
 from tiling.readers.dicom_frames import frame_decoder
 from tiling.readers.dicom_series import (
     DicomFile,
@@ -32,12 +37,11 @@ from tiling.readers.dicom_series import (
     series_of,
 )
 from tiling.readers.mosaic import StoredTile, TileLayout, read_mosaic, shrink
-from tiling.readers.stored_tiles import MAX_TILE_BYTES, TileDecoder
+from tiling.readers.stored_tiles import TileDecoder
 
 ORIGIN_TOLERANCE_MM = 0.02
 """How far apart the top left corners of a slide's levels may lie."""
 MAX_FRAMES = 1 << 24
-MAX_ASSOCIATED_PX = 100_000_000
 MAX_HEADER_BYTES = 1 << 16
 """What a compressed frame may take beside twice its pixels."""
 MIN_FRAME_BYTES = 8

@@ -23,7 +23,7 @@ from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from tiling.errors import SlideOpenError, SlideReadError
 from tiling.geometry import PixelBox
-from tiling.readers.base import Reader, UnsupportedSlideError
+from tiling.readers.base import MAX_ASSOCIATED_PX, Reader, UnsupportedSlideError
 from tiling.readers.descriptions import ome_properties, parse_xml
 from tiling.readers.mosaic import Pixels, StoredTile, read_mosaic
 from tiling.readers.ngff import LAYOUT_KEY, ngff_attributes
@@ -41,7 +41,6 @@ from tiling.readers.zarr_image import (
 
 STORE_ATTRIBUTES = "wsi_pipeline"
 """Where our own slide stores keep their attributes."""
-MAX_ASSOCIATED_PX = 100_000_000
 MAX_SERIES = 64
 REMOTE_THREADS = 16
 HASHED_BYTES = 1 << 16

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,9 +13,16 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from tiling.errors import SlideOpenError, SlideReadError
-from tiling.readers.base import Reader, UnsupportedSlideError, rgb_over_white
+from tiling.errors import SlideOpenError, SlideReadError, UnsoundSlideError
+from tiling.readers.base import (
+    MAX_ASSOCIATED_PX,
+    MAX_TILE_PX,
+    Reader,
+    UnsupportedSlideError,
+    rgb_over_white,
+)
 from tiling.readers.descriptions import with_description
+from tiling.readers.tiff_check import check_tiff
 
 CACHE_BYTES = 64 << 20
 """Decoded tiles kept for all open slides of a process together."""
@@ -43,9 +52,16 @@ class OpenSlideReader(Reader):
         stated = dict(self._slide.properties)
         self._properties = with_description(_with_dicom(stated), self._level_sizes[0])
         self._associated_names = tuple(sorted(self._slide.associated_images))
+        for level in range(len(self._level_sizes)):
+            width, height = self.tile_size(level)
+            if not 0 < width * height <= MAX_TILE_PX:
+                raise UnsoundSlideError(f"{path}: it states stored tiles of {width} x {height} px")
 
     @classmethod
     def open(cls, path: str, storage_options: Mapping[str, Any]) -> OpenSlideReader:
+        if Path(path).is_file():
+            with Path(path).open("rb") as file:
+                check_tiff(file, path, with_counts=True)
         return cls(path)
 
     @classmethod
@@ -85,6 +101,12 @@ class OpenSlideReader(Reader):
         return rgb_over_white(np.asarray(image))
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
+        size = [self._properties.get(f"openslide.associated.{name}.{axis}", "0")
+                for axis in ("width", "height")]  # fmt: skip
+        if math.prod(map(int, size)) > MAX_ASSOCIATED_PX:
+            raise SlideReadError(
+                f"{self._path}: associated image {name!r}: {' x '.join(size)} px is no overview"
+            )
         try:
             image = self._read(lambda slide: slide.associated_images[name])
         except openslide.OpenSlideError as err:

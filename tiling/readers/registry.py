@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tiling.errors import SlideAccessError, SlideOpenError
+from tiling.errors import SlideAccessError, SlideOpenError, UnsoundSlideError
 from tiling.readers.base import Reader, UnsupportedSlideError
 
 READERS: dict[str, str] = {
@@ -140,8 +140,8 @@ def open_reader(path: str, *, reader: str, storage_options: Mapping[str, Any]) -
                 _probe(opened, path)
                 opened.refusals = refusals
             return opened
-        except SlideAccessError:
-            raise  # nor can another reader reach it
+        except (SlideAccessError, UnsoundSlideError):
+            raise  # nor can, or may, another reader have it
         except (UnsupportedSlideError, OSError) as err:
             refusals[name] = str(err).removeprefix(f"{file}: ").removeprefix(f"{name}: ")
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())

@@ -14,10 +14,10 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore, ZipStore
 
 from tiling.geometry import is_reduced
-from tiling.readers.base import UnsupportedSlideError
+from tiling.readers.base import MAX_TILE_BYTES, UnsupportedSlideError
 from tiling.readers.mosaic import Pixels, StoredTile, TileLayout, shrink
 from tiling.readers.ngff import Level, Multiscales, parse_multiscales
-from tiling.readers.stored_tiles import MAX_TILE_BYTES, as_rgb
+from tiling.readers.stored_tiles import as_rgb
 
 COMPRESSORS = {"blosc", "gzip", "lz4", "zlib", "zstd"}
 CODECS = COMPRESSORS | {"adler32", "astype", "bytes", "crc32", "crc32c", "delta", "fletcher32",
