@@ -47,6 +47,8 @@ class TileLayout:
     def tiles_under(self, box: PixelBox) -> list[StoredTile]:
         """Return the stored tiles that `box` touches, row by row."""
         inner = box.within(*self.size)
+        if inner.left >= inner.right or inner.top >= inner.bottom:
+            return []
         width, height = self.tile
         columns = range(inner.left // width, -(-inner.right // width))
         rows = range(inner.top // height, -(-inner.bottom // height))
