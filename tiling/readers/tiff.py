@@ -40,10 +40,12 @@ class StoredLevel:
 
     def tiles_under(self, box: PixelBox, reduction: int) -> list[StoredTile]:
         """Return the stored tiles that `box`, in px of the reduced level, touches."""
-        width, height = self.reduced_size(reduction)
+        inner = box.within(*self.reduced_size(reduction))
+        if min(inner.size) <= 0:  # outside, but maybe above the padding of a last tile
+            return []
         tile_width, tile_height = self.tile[0] // reduction, self.tile[1] // reduction
-        columns = range(max(box.left, 0) // tile_width, -(-min(box.right, width) // tile_width))
-        rows = range(max(box.top, 0) // tile_height, -(-min(box.bottom, height) // tile_height))
+        columns = range(inner.left // tile_width, -(-inner.right // tile_width))
+        rows = range(inner.top // tile_height, -(-inner.bottom // tile_height))
         return [(column, row) for row in rows for column in columns]
 
     def reduced_size(self, reduction: int) -> tuple[int, int]:
