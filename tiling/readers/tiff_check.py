@@ -9,9 +9,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tiling.errors import UnsoundSlideError
 from tiling.readers.base import MAX_TILE_PX
@@ -25,8 +26,10 @@ MAX_TEXT_BYTES = 256 << 20
 SMALL_TILE_PX, MAX_SMALL_TILES = 64, 1 << 16
 """So many stored tiles may be smaller than 8 x 8 px."""
 
-WIDTH, LENGTH, TILE_WIDTH, TILE_LENGTH = 256, 257, 322, 323
-TILE_OFFSETS, TILE_COUNTS, SUB_PAGES, NDPI = 324, 325, 330, 65420
+WIDTH, LENGTH, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH = 256, 257, 278, 322, 323
+OFFSETS, COUNTS = (324, 273), (325, 279)
+"""TileOffsets and TileByteCounts, or the strips', which old writers use for tiles, too."""
+SUB_PAGES, NDPI = 330, 65420
 TEXTS = {270: "ImageDescription", 305: "Software", 700: "XMP"}
 _FORMATS = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 6: "b", 7: "c", 8: "h", 9: "i", 10: "ii",
             11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # fmt: skip
@@ -74,32 +77,39 @@ def check_tiff(file: IO[bytes], path: str, *, with_counts: bool = False) -> None
             content = tiff.content(tags[code]) if code in tags else b""
             if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
                 tiff.refuse(f"the XML in its {name} declares entities")
-        if TILE_WIDTH in tags or TILE_LENGTH in tags:
-            _check_tiles(tiff, tags)
-            if with_counts:
-                _check_counts(tiff, tags)
+        _check_tables(tiff, tags)
+        if with_counts and TILE_WIDTH in tags:
+            _check_counts(tiff, tags)
     file.seek(0)
 
 
-def _check_tiles(tiff: _Tiff, tags: Mapping[int, _Tag]) -> None:
-    width, length, tile_width, tile_length = (
+def _check_tables(tiff: _Tiff, tags: Mapping[int, _Tag]) -> None:
+    """Refuse a page with fewer stored tiles, or strips, than its size takes."""
+    width, length, rows, tile_width, tile_length = (
         tiff.number(tags[code]) if code in tags else 0
-        for code in (WIDTH, LENGTH, TILE_WIDTH, TILE_LENGTH)
+        for code in (WIDTH, LENGTH, ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH)
     )
-    if min(tile_width, tile_length) < 1 or tile_width * tile_length > MAX_TILE_PX:
-        tiff.refuse(f"it states stored tiles of {tile_width} x {tile_length} px")
-    tiles = -(-width // tile_width) * -(-length // tile_length)
-    listed = min(tags[code].count if code in tags else 0 for code in (TILE_OFFSETS, TILE_COUNTS))
+    if TILE_WIDTH in tags or TILE_LENGTH in tags:
+        if min(tile_width, tile_length) < 1 or tile_width * tile_length > MAX_TILE_PX:
+            tiff.refuse(f"it states stored tiles of {tile_width} x {tile_length} px")
+        tiles = -(-width // tile_width) * -(-length // tile_length)
+    else:
+        tiles = -(-length // rows) if rows else 0
+    listed = min(
+        max((tags[code].count for code in codes if code in tags), default=0)
+        for codes in (OFFSETS, COUNTS)
+    )
     if listed < tiles:
         tiff.refuse(f"it states {width} x {length} px, {tiles} stored tiles, but lists {listed}")
-    if tiles > MAX_SMALL_TILES and tile_width * tile_length < SMALL_TILE_PX:
+    if tiles > MAX_SMALL_TILES and 0 < tile_width * tile_length < SMALL_TILE_PX:
         tiff.refuse(f"it states {tiles} stored tiles of {tile_width} x {tile_length} px")
 
 
 def _check_counts(tiff: _Tiff, tags: Mapping[int, _Tag]) -> None:
-    largest = max(tiff.numbers(tags[TILE_COUNTS], MAX_TABLE_VALUES), default=0)
-    if largest > tiff.size:
-        tiff.refuse(f"a stored tile states {largest} bytes, more than the file can hold")
+    for code in COUNTS:
+        counts = tiff.numbers(tags[code], MAX_TABLE_VALUES) if code in tags else np.zeros(1)
+        if counts.max(initial=0) > tiff.size:
+            tiff.refuse(f"a stored tile states {counts.max()} bytes, more than the file can hold")
 
 
 class _Tiff:
@@ -153,12 +163,12 @@ class _Tiff:
                 link = self._unpack(word, self._read(start + count * self._tag_size, 8))
                 waiting.append((link, True))
             if SUB_PAGES in tags:
-                offsets = self.numbers(tags[SUB_PAGES], MAX_PAGES + 1)
+                offsets = self.numbers(tags[SUB_PAGES], MAX_PAGES + 1).tolist()
                 waiting += [(offset, False) for offset in offsets]
 
     def number(self, tag: _Tag) -> int:
         """Return a tag's only number; 0 where it has none."""
-        return next(iter(self.numbers(tag, 1)), 0)
+        return next(iter(self.numbers(tag, 1).tolist()), 0)
 
     def content(self, tag: _Tag) -> bytes:
         """Return a tag's bytes."""
@@ -166,23 +176,20 @@ class _Tiff:
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise `UnsoundSlideError`."""
-        raise UnsoundSlideError(f"{self._path}: damaged TIFF: {reason}; get a sound copy of it")
+        raise UnsoundSlideError(f"{self._path}: no sound TIFF slide: {reason}; get a whole copy")
 
     @property
     def _tag_size(self) -> int:
         return 20 if self._is_big else 12
 
-    def numbers(self, tag: _Tag, limit: int) -> list[int]:
+    def numbers(self, tag: _Tag, limit: int) -> NDArray[Any]:
         """Return the first `limit` values of a tag; none where they are no whole numbers."""
         code = _FORMATS.get(tag.kind, "c")
         if code not in "BHIQbhiq":
-            return []
+            return np.empty(0, np.uint8)
         size = _SIZES[tag.kind]
         data = self._read(tag.place, min(tag.count, limit) * size)
-        values: list[int] = np.frombuffer(
-            data[: len(data) // size * size], f"{self._order}{code}"
-        ).tolist()
-        return values
+        return np.frombuffer(data[: len(data) // size * size], f"{self._order}{code}")
 
     def _table(self, offset: int) -> tuple[int, int]:
         """Return how many tags the page at `offset` has, and where the first lies."""

@@ -113,16 +113,15 @@ class TiffSlideReader(Reader):
         # It rounds down where we round: the next whole level-0 position is never the pixel before.
         corner = math.ceil(left * downsample), math.ceil(top * downsample)
         try:
-            pixels = self._slide.read_region(
-                corner, level, (right - left, bottom - top), as_array=True
+            inside = (right - left, bottom - top)
+            pixels = np.asarray(
+                self._slide.read_region(corner, level, inside, as_array=True), np.uint8
             )
         except Exception as err:  # the decoders behind tifffile raise anything on bad data
             raise SlideReadError(
                 f"{self._path}: level {level}, {width} x {height} px at {location}: {err}"
             ) from err
-        out[top - y_level : bottom - y_level, left - x_level : right - x_level] = as_rgb(
-            np.asarray(pixels, np.uint8)
-        )
+        out[top - y_level : bottom - y_level, left - x_level : right - x_level] = as_rgb(pixels)
         return out
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
@@ -159,9 +158,11 @@ def _check_pixels(page: tifffile.TiffPage) -> None:
     """Raise `UnsupportedSlideError` if a page does not decode to 8-bit grey or RGB."""
     compression, photometric = int(page.compression), int(page.photometric)
     is_converted = compression in tifffile.TIFF.IMAGE_COMPRESSIONS
-    if page.dtype != np.uint8 or photometric not in ((1, 2, 6) if is_converted else (1, 2)):
+    photometrics = (1, 2, 6) if is_converted else (1, 2)
+    samples = page.samplesperpixel
+    if page.dtype != np.uint8 or samples not in (1, 3, 4) or photometric not in photometrics:
         raise UnsupportedSlideError(
-            f"tiffslide: {page.dtype} of photometric interpretation {photometric}"
+            f"tiffslide: {samples} samples of {page.dtype}, photometric {photometric}"
         )
     if is_converted and compression not in STATING_SIZE:
         raise UnsupportedSlideError(f"tiffslide: compression {compression}")

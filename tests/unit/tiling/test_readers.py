@@ -132,3 +132,25 @@ def test_an_associated_image_without_end_is_refused(tmp_path: Path) -> None:
             pytest.raises(SlideReadError, match="is no overview"),
         ):
             slide.read_associated("label")
+
+
+@pytest.mark.parametrize("reader", ["tiff", "openslide", "tiffslide"])
+def test_what_is_transparent_is_white(tmp_path: Path, reader: str) -> None:
+    pixels = np.full((128, 64, 4), 200, np.uint8)
+    pixels[..., 3] = np.where(np.arange(128) < 50, 255, 0)[:, None]
+    path = tmp_path / "rgba.tif"
+    extra = ["unassalpha"]
+    tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb", extrasamples=extra)
+    with open_slide(path, reader=reader) as slide:
+        column = slide.read_region((3, 48), level=0, size=(1, 4))[:, 0]
+    assert column.tolist() == [[200] * 3, [200] * 3, [255] * 3, [255] * 3]
+
+
+def test_two_samples_are_refused(tmp_path: Path) -> None:
+    """Grey and another one: no colour that a reader knows."""
+    path = tmp_path / "two.tif"
+    pixels = np.full((64, 64, 2), 200, np.uint8)
+    tifffile.imwrite(path, pixels, tile=(64, 64), photometric="minisblack", planarconfig="contig")
+    for reader in ("tiff", "tiffslide"):
+        with pytest.raises(SlideOpenError, match="2 samples"):
+            open_slide(path, reader=reader)

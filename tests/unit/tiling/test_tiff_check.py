@@ -121,6 +121,14 @@ def test_tiles_that_no_memory_holds(target: Target, width: int, height: int) -> 
         check(target.content)
 
 
+def test_tiles_in_the_tables_of_strips(target: Target) -> None:
+    """So did writers before TIFF 6.0; libtiff and tifffile read it."""
+    for code, other in ((324, 273), (325, 279)):
+        for tag in target.find(code):
+            target.put(tag.offset, "H", other)
+    check(target.content)
+
+
 def test_a_giant_size_needs_giant_tables(target: Target) -> None:
     """10^9 x 10^9 px cost nothing to claim; the tables of their tiles cost 10^15 bytes."""
     check(target.content)
@@ -132,6 +140,18 @@ def test_a_giant_size_needs_giant_tables(target: Target) -> None:
     target.restate(target.find(256)[0], 10**9)
     target.restate(target.find(257)[0], 10**9)
     with pytest.raises(UnsoundSlideError, match="1000000000 x 1000000000 px"):
+        check(target.content)
+
+
+def test_a_giant_size_needs_many_strips() -> None:
+    """tifffile takes what is missing for empty: 65,535 x 65,535 px of nothing."""
+    file = io.BytesIO()
+    tifffile.imwrite(file, coded_pixels(200, 150), photometric="rgb", rowsperstrip=16)
+    target = Target.of(file.getvalue())
+    target.restate(target.find(257)[0], 160)
+    check(target.content)
+    target.restate(target.find(257)[0], 161)
+    with pytest.raises(UnsoundSlideError, match="200 x 161 px, 11 stored tiles, but lists 10"):
         check(target.content)
 
 
@@ -162,7 +182,7 @@ def test_no_reader_gets_an_unsound_file(target: Target, tmp_path: Path) -> None:
     target.restate(target.find(322)[0], 0)
     path.write_bytes(target.content)
     for reader in ("auto", "tiff", "openslide", "tiffslide"):
-        with pytest.raises(SlideOpenError, match=r"loop\.tif: damaged TIFF: "):
+        with pytest.raises(SlideOpenError, match=r"loop\.tif: no sound TIFF slide: "):
             open_slide(path, reader=reader)
 
 
