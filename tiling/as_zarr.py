@@ -10,9 +10,9 @@ import numpy as np
 import zarr
 
 from tiling.geometry import PixelBox, true_downsample
-from tiling.readers.registry import is_url
 from tiling.readers.tile_store import StoredTileStore, TileSource
 from tiling.resolution import Resolution, as_pair, resolve_mpp
+from tiling.urls import is_url
 
 NGFF_VERSION = "0.5"
 _COLOURS = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}

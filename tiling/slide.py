@@ -27,10 +27,11 @@ from tiling.errors import (
 from tiling.geometry import PixelBox, true_downsample
 from tiling.readers.base import WHITE, UnsupportedSlideError
 from tiling.readers.byte_source import open_bytes
-from tiling.readers.registry import is_url, is_zarr, load_reader, open_reader, slide_file
+from tiling.readers.kinds import is_zarr
+from tiling.readers.registry import load_reader, open_reader, slide_file
 from tiling.resample import resample
 from tiling.resolution import Resolution, as_pair, require_mpp, resolve_mpp
-from tiling.urls import file_name, public_url
+from tiling.urls import file_name, is_url, public_url
 
 LEVEL_TOLERANCE = 0.01
 """How much coarser than wanted a level may be, relatively: pyramids state 4.00012 for 4."""

@@ -30,12 +30,12 @@ from tiling.errors import (
 )
 from tiling.grid import TileGrid, TileSpec
 from tiling.nodes import ATTRIBUTES, Json, Rows, as_json, attributes_of, slug_of
-from tiling.readers.registry import is_url, is_zarr
+from tiling.readers.kinds import is_zarr
 from tiling.resolution import objective_power
 from tiling.slide import Slide, Source, read_source
 from tiling.tiles import TileGeometry
 from tiling.tissue import TissueMask
-from tiling.urls import public_url
+from tiling.urls import is_url, public_url
 
 SCHEMA_VERSION = 1
 GROUPS = ("grid", "embeddings", "status", "predictions", "heatmaps")

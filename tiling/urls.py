@@ -19,6 +19,17 @@ _SIGNED = re.compile(
 """What is left of a signed query where a space in the address hid its beginning."""
 
 
+def is_url(path: str) -> bool:
+    """Whether `path` is an fsspec URL such as ``s3://bucket/slide.svs``.
+
+    Examples
+    --------
+    >>> is_url("s3://bucket/a.svs"), is_url("/data/a.svs"), is_url("C:/a.svs")
+    (True, False, False)
+    """
+    return "://" in path
+
+
 def redacted(text: str) -> str:
     """Return a message with every URL in it free of credentials.
 

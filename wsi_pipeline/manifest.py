@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from tiling.errors import SlideError, StoreError
+from tiling.readers.kinds import is_dicom, is_zarr
 from tiling.readers.ngff import is_image_group
-from tiling.readers.registry import is_dicom, is_url, is_zarr, slide_file
+from tiling.readers.registry import slide_file
 from tiling.slide import read_source
 from tiling.store import open_store
-from tiling.urls import file_name, public_url
+from tiling.urls import file_name, is_url, public_url
 from wsi_pipeline.errors import UsageError
 
 SLIDE_SUFFIXES = frozenset(

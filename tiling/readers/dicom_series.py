@@ -19,7 +19,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
 from tiling.errors import SlideOpenError
-from tiling.readers.registry import is_dicom
+from tiling.readers.kinds import is_dicom
 
 _IDENTITY = [Tag(keyword) for keyword in (
     "SOPClassUID", "SeriesInstanceUID", "ImageType", "SamplesPerPixel", "NumberOfFrames", "Rows",

@@ -9,6 +9,8 @@ from typing import Any
 
 from tiling.errors import SlideAccessError, SlideOpenError, UnsoundSlideError
 from tiling.readers.base import Reader, UnsupportedSlideError
+from tiling.readers.kinds import is_dicom, is_zarr
+from tiling.urls import is_url
 
 READERS: dict[str, str] = {
     "tiff": "tiling.readers.tiff:TiffReader",
@@ -22,47 +24,8 @@ READERS: dict[str, str] = {
 EXTRAS = {"wsidicom": "dicom"}
 """Package that only one reader needs, to the extra that installs it."""
 
-
 REMOTE_READERS = ("tiff", "tiffslide")
 """Those that read a TIFF by its URL, in the order in which `auto` tries them."""
-
-
-def is_url(path: str) -> bool:
-    """Whether `path` is an fsspec URL such as ``s3://bucket/slide.svs``.
-
-    Examples
-    --------
-    >>> is_url("s3://bucket/a.svs"), is_url("/data/a.svs"), is_url("C:/a.svs")
-    (True, False, False)
-    """
-    return "://" in path
-
-
-def is_zarr(path: str | Path) -> bool:
-    """Whether `path` names a Zarr group: a folder that holds one, a zipped one, or a URL's name.
-
-    Examples
-    --------
-    >>> is_zarr("https://host/a.zarr"), is_zarr("s3://bucket/a.zarr/0"), is_zarr("https://h/a.tif")
-    (True, True, False)
-    """
-    text = str(path)
-    parts = text.replace("\\", "/").rstrip("/").split("/")
-    if is_url(text):
-        return any(part.lower().endswith((".zarr", ".ozx")) for part in parts)
-    if parts[-1].lower().endswith((".ozx", ".zarr.zip")):
-        return Path(path).is_file()
-    names = ("zarr.json", ".zgroup", ".zattrs")
-    return Path(path).is_dir() and any((Path(path) / name).is_file() for name in names)
-
-
-def is_dicom(path: str | Path) -> bool:
-    """Whether a local file begins as DICOM files do (PS3.10, section 7.1)."""
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def slide_file(path: str) -> str:

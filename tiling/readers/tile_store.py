@@ -26,10 +26,10 @@ from tiling.errors import SlideOpenError, SlideReadError
 from tiling.geometry import PixelBox
 from tiling.readers.base import WHITE, UnsupportedSlideError
 from tiling.readers.byte_source import CACHE_BYTES, ByteSource
-from tiling.readers.registry import is_url
 from tiling.readers.tiff import StoredTile, TiffReader
 from tiling.readers.tiff_layout import TiffLayout
 from tiling.readers.tile_codec import StoredTileCodec, TileBytes, TileFormat, put_planes
+from tiling.urls import is_url
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
