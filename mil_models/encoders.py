@@ -21,13 +21,13 @@ from mil_models.errors import EngineError, UnknownEncoderError, WeightsError
 from mil_models.registry import (
     DEFAULT_ENCODER,
     DEFAULT_TILE_PX,
+    HUB_FILES,
     EncoderContract,
     EncoderSpec,
     specs,
 )
 
 DEFAULT_BATCH = 32
-HUB_FILES = ("model.safetensors", "open_clip_model.safetensors")
 HUB_TIMEOUT_S = 5
 
 
@@ -238,11 +238,17 @@ def _load_local(spec: EncoderSpec, path: Path) -> tuple[nn.Module, str]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
+    except Exception as err:  # torch raises anything, and advises to run the file's code
+        kind = type(err).__name__
+        raise WeightsError(
+            f"{path}: neither safetensors nor a torch file of tensors only ({kind})"
+        ) from err
+    try:
         state = state.get("state_dict", state)
         model = _build(spec)
         wanted = model.state_dict()
         model.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=True)
-    except Exception as err:  # torch raises whatever an untrusted file makes it stumble over
+    except (AttributeError, RuntimeError) as err:  # no dictionary; other names or shapes
         raise WeightsError(f"{path}: not weights of {spec.name}: {err}") from err
     return model, f"sha256:{_sha256(path)}"
 
