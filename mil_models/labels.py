@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -43,7 +43,8 @@ def read_labels(
         patient) and `split` (train, val, test). A slide is found by its id, path, file name or
         stem.
     allow_missing
-        Leave labelled slides without a store out, with a warning, instead of refusing.
+        Leave labelled slides without a store out, with a warning, instead of refusing. Slides
+        without tiles are left out in any case, with a warning too.
 
     Raises
     ------
@@ -76,7 +77,13 @@ def read_labels(
             raise LabelTableError(f"{name}, line {line}: split is {split!r}; use train, val, test")
         found.append(LabelledSlide(store, _value(row, "label", name, line), patient, split))
     _report_missing(name, missing, allow_missing)
-    _check(name, found, len(stores))
+    empty = [slide for slide in found if not len(slide.store)]
+    if empty:
+        warnings.warn(
+            f"{name}: left out for want of tiles: {_some(s.slide_id for s in empty)}", stacklevel=2
+        )
+    found = [slide for slide in found if len(slide.store)]
+    _check(name, found, len(stores) - len(empty))
     return found
 
 
@@ -125,16 +132,29 @@ def _match(
 def _report_missing(name: str, missing: list[str], allow_missing: bool) -> None:
     if not missing:
         return
-    text = f"{name}: {len(missing)} slides have no store ({', '.join(missing[:3])}…)"
+    text = f"{name}: no store of {_some(missing)}"
     if not allow_missing:
         raise LabelTableError(f"{text}; embed them, or pass --allow-missing")
     warnings.warn(text, stacklevel=3)
 
 
+def _some(names: Iterable[str], limit: int = 5) -> str:
+    """Return the first few of `names`, and how many more there are.
+
+    Examples
+    --------
+    >>> _some("abc", limit=2)
+    'a, b and 1 more'
+    """
+    found = list(names)
+    more = f" and {len(found) - limit} more" if len(found) > limit else ""
+    return ", ".join(found[:limit]) + more
+
+
 def _check(name: str, found: list[LabelledSlide], stores: int) -> None:
     twice = [slide for slide, n in Counter(f.slide_id for f in found).items() if n > 1]
     if twice:
-        raise LabelTableError(f"{name}: slides named more than once: {', '.join(twice[:5])}")
+        raise LabelTableError(f"{name}: slides named more than once: {_some(twice)}")
     classes = sorted({f.label for f in found})
     if len(classes) < 2:
         raise LabelTableError(
@@ -146,7 +166,7 @@ def _check(name: str, found: list[LabelledSlide], stores: int) -> None:
     leaking = sorted(p for p, s in sides.items() if len(s) > 1)
     if leaking:
         raise LabelTableError(
-            f"{name}: patients on more than one side of the split: {', '.join(leaking[:5])}"
+            f"{name}: patients on more than one side of the split: {_some(leaking)}"
         )
     if len(found) < stores:
         warnings.warn(

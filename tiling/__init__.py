@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tiling.as_zarr import slide_as_zarr
     from tiling.comparison import compare_readers
     from tiling.errors import SlideError, StoreError, WSIError
     from tiling.grid import TileGrid, TileSpec, tile_grid
@@ -27,6 +28,7 @@ _HOMES = {
     "open_slide": "slide",
     "open_store": "store",
     "score_map": "heatmap",
+    "slide_as_zarr": "as_zarr",
     "tile_array": "tiles",
     "tile_grid": "grid",
     "tissue_mask": "tissue",
@@ -46,6 +48,7 @@ __all__ = [
     "open_slide",
     "open_store",
     "score_map",
+    "slide_as_zarr",
     "tile_array",
     "tile_grid",
     "tissue_mask",

@@ -22,8 +22,16 @@ class SlideAccessError(SlideOpenError):
     """A URL's file is not there, access to it is refused, or its bytes cannot be had by ranges."""
 
 
+class UnsoundSlideError(SlideOpenError):
+    """The file states of itself what cannot be true; no reader gets it."""
+
+
 class SlideReadError(SlideError, OSError):
     """The slide opened, but its pixels cannot be decoded."""
+
+
+class SlideTooLargeError(SlideError, ValueError):
+    """The size that a slide states is beyond what any memory holds."""
 
 
 class MissingMppError(SlideError, ValueError):

@@ -23,13 +23,15 @@ from zarr.storage import LocalStore
 
 from tiling.errors import (
     MissingNodeError,
+    StoreError,
     StoreMismatchError,
     StoreOpenError,
     StoreSchemaError,
 )
 from tiling.grid import TileGrid, TileSpec
 from tiling.nodes import ATTRIBUTES, Json, Rows, as_json, attributes_of, slug_of
-from tiling.readers.registry import is_url
+from tiling.readers.registry import is_url, is_zarr
+from tiling.resolution import objective_power
 from tiling.slide import Slide, Source, read_source
 from tiling.tiles import TileGeometry
 from tiling.tissue import TissueMask
@@ -346,6 +348,19 @@ def open_store(path: str | Path) -> SlideStore:
     return SlideStore(group, text)
 
 
+def is_store(path: str | Path) -> bool:
+    """Whether a slide store is at `path`, whole, of whatever schema version."""
+    if not is_zarr(path):
+        return False
+    try:
+        open_store(path)
+    except StoreSchemaError:
+        return True
+    except StoreError:
+        return False
+    return True
+
+
 def create_store(
     path: str | Path, slide: Slide, grid: TileGrid, mask: TissueMask, *, slide_id: str
 ) -> SlideStore:
@@ -410,6 +425,8 @@ def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: 
             "mpp_x": grid.slide_mpp[0],
             "mpp_y": grid.slide_mpp[1],
             "mpp_source": slide.resolution.source,
+            "mpp_candidates": [str(candidate) for candidate in slide.resolution.candidates],
+            "objective_power": objective_power(slide.properties),
             "vendor": slide.vendor,
             "reader": slide.reader,
             "reader_version": slide.reader_version,
@@ -418,7 +435,7 @@ def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: 
                 {"width": w, "height": h, "downsample": d}
                 for (w, h), d in zip(slide.level_sizes, slide.level_downsamples, strict=True)
             ],
-            "warnings": list(slide.resolution.warnings),
+            "warnings": list(slide.warnings),
         },
         "tissue": {**mask.parameters, "area_mm2": round(mask.area_mm2, 6)},
         "tiles": {

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ["tiling", "mil_models", "viewers", "wsi_pipeline"]
 TORCH = {"torch", "torchvision", "timm", "safetensors"}
 GUI = {"napari", "qtpy", "PySide6", "matplotlib", "jinja2", "fastapi", "vispy"}
-SLIDES = {"openslide", "tiffslide", "wsidicom", "cucim"}
+SLIDES = {"openslide", "tiffslide", "wsidicom", "pydicom", "cucim"}
 MODELS_MAY_USE = {"errors", "exchange", "geometry", "grid", "nodes", "store", "tiles", "urls"}
 
 
