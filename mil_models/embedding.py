@@ -104,7 +104,9 @@ def embed(
             on_progress(done + computed, len(rows))
     bad = count_unreadable(np.asarray(rows.status[:]))
     if len(rows) and bad == len(rows):
-        raise SlideReadError(f"{slide.name}: none of the {bad} tiles can be decoded")
+        raise SlideReadError(
+            f"{slide.name}: none of the {bad} tiles can be decoded; copy the damaged file again"
+        )
     rows.finish(bad_tiles=bad)
     seconds = time.perf_counter() - started
     return EmbedSummary(name, len(rows), bad, computed, seconds, waited / max(seconds, 1e-9))

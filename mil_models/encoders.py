@@ -16,10 +16,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mil_models.errors import UnknownEncoderError, WeightsError
-from mil_models.registry import DEFAULT_ENCODER, EncoderContract, EncoderSpec, specs
+from mil_models.registry import (
+    DEFAULT_ENCODER,
+    HUB_FILES,
+    EncoderContract,
+    EncoderSpec,
+    specs,
+)
 
 DEFAULT_BATCH = {"cpu": 32, "mps": 64, "cuda": 128}
-HUB_FILES = ("model.safetensors", "open_clip_model.safetensors")
 HUB_TIMEOUT_S = 5
 
 
@@ -220,11 +225,17 @@ def _load_local(spec: EncoderSpec, path: Path) -> tuple[nn.Module, str]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
+    except Exception as err:  # torch raises anything, and advises to run the file's code
+        kind = type(err).__name__
+        raise WeightsError(
+            f"{path}: neither safetensors nor a torch file of tensors only ({kind})"
+        ) from err
+    try:
         state = state.get("state_dict", state)
         model = _build(spec)
         wanted = model.state_dict()
         model.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=True)
-    except Exception as err:  # torch raises whatever an untrusted file makes it stumble over
+    except (AttributeError, RuntimeError) as err:  # no dictionary; other names or shapes
         raise WeightsError(f"{path}: not weights of {spec.name}: {err}") from err
     return model, f"sha256:{_sha256(path)}"
 

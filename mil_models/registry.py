@@ -14,6 +14,8 @@ from mil_models.errors import EncoderMismatchError, WeightsError
 DEFAULT_ENCODER = "tf_efficientnet_lite0"
 DEFAULT_TILE_PX = 256
 RANGE_MULTIPLE, RANGE_MINIMUM = 32, 96
+HUB_FILES = ("model.safetensors", "open_clip_model.safetensors")
+"""How a repository of the hub names its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ def specs() -> dict[str, EncoderSpec]:
 
 
 def offline_weights() -> dict[str, str]:
-    """Return whether each encoder with packaged weights can be used without a network."""
+    """Return which encoders can be used without a network: packaged weights, the hub's cache."""
     state = {}
     for name, spec in specs().items():
         if spec.weights is not None:
@@ -152,4 +154,24 @@ def offline_weights() -> dict[str, str]:
                 state[name] = "available"
             except WeightsError as err:
                 state[name] = str(err)
-    return state
+    return state | dict.fromkeys(_cached_repositories(), "in the hub's cache")
+
+
+def _cached_repositories() -> list[str]:
+    """Return the repositories of timm models whose weights the hub's client has downloaded."""
+    import huggingface_hub
+
+    try:
+        repositories = huggingface_hub.scan_cache_dir(huggingface_hub.constants.HF_HUB_CACHE).repos
+    except huggingface_hub.errors.CacheNotFound:
+        return []
+    return sorted(
+        repository.repo_id
+        for repository in repositories
+        if repository.repo_id.startswith("timm/")
+        and any(
+            file.file_name in HUB_FILES
+            for revision in repository.revisions
+            for file in revision.files
+        )
+    )

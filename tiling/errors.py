@@ -1,8 +1,13 @@
 """Errors that callers can catch by name; each also derives from the builtin a caller expects."""
 
+from tiling.urls import redacted
+
 
 class WSIError(Exception):
-    """Root of every error this project raises on purpose."""
+    """Root of every error this project raises on purpose; its message shows no credentials."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redacted(a) if isinstance(a, str) else a for a in args))
 
 
 class SlideError(WSIError):
@@ -11,6 +16,10 @@ class SlideError(WSIError):
 
 class SlideOpenError(SlideError, OSError):
     """The file is missing, is not a slide, or no reader understands it."""
+
+
+class SlideAccessError(SlideOpenError):
+    """A URL's file is not there, access to it is refused, or its bytes cannot be had by ranges."""
 
 
 class UnsoundSlideError(SlideOpenError):

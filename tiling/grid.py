@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tiling.errors import SlideTooLargeError
 from tiling.geometry import tile_starts
+from tiling.resolution import PLAUSIBLE_MPP
 from tiling.slide import Slide
 from tiling.tissue import TissueMask, tissue_mask
 
@@ -29,7 +30,7 @@ class TileSpec:
     tile_px
         Tile edge in pixels of the result.
     mpp
-        Pixel size of the result, µm.
+        Pixel size of the result, µm; at least 0.05.
     overlap
         Pixels of the result shared by neighbours, less than `tile_px`.
     min_tissue
@@ -52,6 +53,9 @@ class TileSpec:
             raise ValueError(f"tile_px={self.tile_px}: must be at least 1")
         if not 0 < self.mpp < float("inf"):
             raise ValueError(f"mpp={self.mpp}: must be positive, in µm per pixel")
+        if self.mpp < PLAUSIBLE_MPP[0]:
+            raise ValueError(f"mpp={self.mpp}: no slide has pixels that fine; from "
+                             f"{PLAUSIBLE_MPP[0]} µm, e.g. 0.5")  # fmt: skip
         if not 0 <= self.overlap < self.tile_px:
             raise ValueError(f"overlap={self.overlap}: must be 0 to {self.tile_px - 1} px")
         if not 0 <= self.min_tissue <= 1:

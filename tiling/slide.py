@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.errors import SlideOpenError, SlideReadError, SlideTooLargeError, UnsoundSlideError
+from tiling.errors import (
+    SlideAccessError,
+    SlideOpenError,
+    SlideReadError,
+    SlideTooLargeError,
+    UnsoundSlideError,
+)
 from tiling.geometry import PixelBox, true_downsample
-from tiling.readers.base import WHITE
-from tiling.readers.registry import is_url, load_reader, open_reader
+from tiling.readers.base import WHITE, UnsupportedSlideError
+from tiling.readers.byte_source import open_bytes
+from tiling.readers.registry import is_url, is_zarr, load_reader, open_reader, slide_file
 from tiling.resample import resample
-from tiling.resolution import Resolution, require_mpp, resolve_mpp
+from tiling.resolution import Resolution, as_pair, require_mpp, resolve_mpp
+from tiling.urls import file_name, public_url
 
 LEVEL_TOLERANCE = 0.01
 """How much coarser than wanted a level may be, relatively: pyramids state 4.00012 for 4."""
@@ -35,6 +44,8 @@ MAX_SOURCE_PX = 1 << 34
 OPEN_SLIDES = 8
 """Slides that a process keeps open for Dask tasks."""
 
+_opening = threading.Lock()
+
 
 @dataclass(frozen=True, slots=True)
 class SlideRef:
@@ -43,11 +54,15 @@ class SlideRef:
     path: str
     reader: str = "auto"
     mpp: tuple[float, float] | None = None
-    storage_options: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    storage_options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __repr__(self) -> str:
+        return f"SlideRef({public_url(self.path)!r}, reader={self.reader!r}, mpp={self.mpp})"
 
     def open(self) -> Slide:
         """Return this process's shared open slide; it is not the caller's to close."""
-        return _shared_slide(self, _stamp(self.path))
+        with _opening:  # or each thread of a pool would open it, and keep what it fetched apart
+            return _shared_slide(self, _stamp(self.path))
 
 
 class Slide:
@@ -79,7 +94,7 @@ class Slide:
     @property
     def name(self) -> str:
         """File name."""
-        return PurePosixPath(Path(self.path).as_posix()).name
+        return file_name(self.path)
 
     @property
     def reader(self) -> str:
@@ -95,6 +110,16 @@ class Slide:
     def decoder(self) -> str:
         """What decodes the stored tiles, with its version."""
         return self._reader.decoder
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """Readers that were tried before and refused the slide, and why."""
+        return self._reader.refusals
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is doubtful about the pixel size or particular about how the slide is read."""
+        return *self.resolution.warnings, *self._reader.notes
 
     @property
     def vendor(self) -> str:
@@ -236,9 +261,6 @@ class Slide:
         if finer > 1:
             return self._read_finer(finer, out, coords, extent, exact=exact)
         edges = np.concatenate([coords, coords + np.asarray(extent)], axis=1) / np.tile(scale, 2)
-        # The last pixel of a level may be half padding, or lack what rounding dropped.
-        beyond = edges[:, 2:] - np.asarray(self.level_sizes[level]) // reduction
-        edges[:, 2:] -= np.where((beyond > 0) & (beyond < 1), beyond, 0)
         if (source <= PART_PX).all():
             return self._read_edges(out, edges, level, reduction)
         errors = {}
@@ -259,7 +281,12 @@ class Slide:
         size = out.shape[2], out.shape[1]
         edges = np.round(edges, 6)
         low = np.floor(edges[:, :2])
-        high = np.maximum(np.ceil(edges[:, 2:]), low + 1)
+        # The last pixel of a level may be half padding, or lack what rounding dropped: the one
+        # before it stands in its place, so that nothing is shifted.
+        whole = np.asarray(self.level_sizes[level]) // reduction
+        beyond = edges[:, 2:] - whole
+        high = np.where((beyond > 0) & (beyond < 1), whole, np.ceil(edges[:, 2:]))
+        high = np.maximum(high, low + 1)
         boxes = [PixelBox(*b) for b in np.concatenate([low, high], axis=1).astype(int).tolist()]
         inner = edges - np.tile(low, 2)
         is_plain = bool((inner == (0, 0, *size)).all())
@@ -373,22 +400,23 @@ def open_slide(
     Parameters
     ----------
     path
-        A slide file, or a URL such as ``s3://bucket/slide.svs`` or ``https://host/slide.tif``.
+        A slide file; a folder that is an OME-Zarr image or holds one DICOM series; or a URL such
+        as ``s3://bucket/slide.svs`` or ``https://host/slide.zarr``.
     reader
-        ``"auto"`` or the name of a reader: ``"tiff"``, ``"openslide"``, ``"tiffslide"``.
+        ``"auto"`` or the name of a reader: ``"tiff"``, ``"openslide"``, ``"dicom"``,
+        ``"ome-zarr"``, ``"tiffslide"``.
     mpp
         Pixel size at level 0 in µm, or (x, y); overrides what the slide states.
     storage_options
-        Passed to fsspec for URLs (keys, endpoint); never stored.
+        Passed to fsspec for URLs (keys, endpoint); never stored. Without them, the environment
+        says: ``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``FSSPEC_S3_ANON=true`` and the like.
 
     Raises
     ------
     SlideOpenError
-        No such file, or no reader opens it.
+        No such file, or no reader opens it; `SlideAccessError` where a URL cannot be reached.
     """
-    pair = (float(mpp), float(mpp)) if isinstance(mpp, int | float) else mpp
-    if pair is not None and not all(math.isfinite(v) and v > 0 for v in pair):
-        raise ValueError(f"mpp={mpp}: must be positive, in µm per pixel")
+    pair = as_pair(mpp)
     if reader != "auto":
         load_reader(reader)
     return Slide(SlideRef(str(path), reader, pair, dict(storage_options or {})))
@@ -396,7 +424,11 @@ def open_slide(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What identifies a slide file: its size and a hash of its first, middle and last bytes."""
+    """What identifies a slide file: its size and a hash of its first, middle and last bytes.
+
+    Of a DICOM series it is the base level's file; of an OME-Zarr image the size is that of the
+    finest level, decoded, and the hash one of its metadata and a few chunks.
+    """
 
     name: str
     size_bytes: int
@@ -404,26 +436,43 @@ class Source:
 
 
 def read_source(path: str, *, storage_options: Mapping[str, Any] | None = None) -> Source:
-    """Return the identity of the file at `path`; reads 192 KiB at most.
+    """Return the identity of the slide at `path`; reads about 192 KiB.
 
     Raises
     ------
     SlideOpenError
-        The file cannot be read.
+        It cannot be read.
     """
+    path = slide_file(path)
+    if is_zarr(path):
+        return _zarr_source(path, storage_options or {})
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path, **(storage_options or {}))
-        size = int(filesystem.size(inner))
-        digest = hashlib.sha256(str(size).encode())
-        middle, end = max(size // 2 - HASH_BYTES // 2, 0), max(size - HASH_BYTES, 0)
-        with filesystem.open(inner, "rb") as file:
-            for start in (0, middle, end):
-                file.seek(start)
-                digest.update(file.read(HASH_BYTES))
-    except (OSError, ValueError, ImportError) as err:
+        with contextlib.closing(open_bytes(path, storage_options or {})) as file:
+            digest = hashlib.sha256(str(file.size).encode())
+            middle, end = max(file.size // 2 - HASH_BYTES // 2, 0), max(file.size - HASH_BYTES, 0)
+            parts = [(start, HASH_BYTES) for start in (0, middle, end)]
+            file.prefetch(parts)
+            for part in parts:
+                digest.update(file.read(*part))
+            return Source(file_name(path), file.size, digest.hexdigest())
+    except SlideAccessError:
+        raise
+    except OSError as err:
         raise SlideOpenError(f"{path}: cannot be read: {err}") from err
-    name = PurePosixPath(Path(inner).as_posix() if not is_url(path) else inner).name
-    return Source(name, size, digest.hexdigest())
+
+
+def _zarr_source(path: str, storage_options: Mapping[str, Any]) -> Source:
+    from tiling.readers.ome_zarr import OmeZarrReader  # zarr is slow to import
+
+    try:
+        opened = OmeZarrReader.open(path, storage_options)
+    except UnsupportedSlideError as err:
+        raise SlideOpenError(f"{path}: {err}") from err
+    try:
+        size_bytes, digest = opened.identity()
+    finally:
+        opened.close()
+    return Source(file_name(path), size_bytes, digest)
 
 
 def _parts(

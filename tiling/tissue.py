@@ -227,7 +227,10 @@ def _read_overview(
             else:
                 blocks += _quarters(left, top, width, height)
     if first_error is not None and not readable.any():
-        raise first_error
+        raise SlideReadError(
+            f"{slide.name}: no part of it can be decoded, the file is damaged: copy it again "
+            f"({first_error})"
+        ) from first_error
     return pixels, readable
 
 

@@ -15,7 +15,10 @@ from tiling.errors import SlideOpenError, SlideReadError
 
 
 class ReaderContract:
+    """A reader of other than TIFF gives `coded_path` and `corrupt_path` as fixtures of its own."""
+
     reader: ClassVar[str]
+    corrupt_message: ClassVar[str] = r"corrupt\.tif: level 0"
 
     def test_sizes_and_downsamples(self, coded_path: Path) -> None:
         with open_slide(coded_path, reader=self.reader) as slide:
@@ -53,7 +56,7 @@ class ReaderContract:
     def test_corrupt_tile_raises_and_the_slide_stays_usable(self, corrupt_path: Path) -> None:
         with open_slide(corrupt_path, reader=self.reader) as slide:
             before = slide.read_region((512, 256), level=0, size=(64, 64))
-            with pytest.raises(SlideReadError, match=r"corrupt\.tif: level 0"):
+            with pytest.raises(SlideReadError, match=self.corrupt_message):
                 slide.read_region((1024, 768), level=0, size=(256, 256))
             after = slide.read_region((512, 256), level=0, size=(64, 64))
         assert np.array_equal(before, after)

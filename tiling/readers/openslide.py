@@ -21,10 +21,19 @@ from tiling.readers.base import (
     UnsupportedSlideError,
     rgb_over_white,
 )
+from tiling.readers.descriptions import with_description
 from tiling.readers.tiff_check import check_tiff
 
 CACHE_BYTES = 64 << 20
 """Decoded tiles kept for all open slides of a process together."""
+
+_DICOM_MEASURES = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]"
+_DICOM_KEYS = {
+    f"{_DICOM_MEASURES}.PixelSpacing[0]": "dicom.PixelSpacingY",
+    f"{_DICOM_MEASURES}.PixelSpacing[1]": "dicom.PixelSpacingX",
+    "dicom.OpticalPathSequence[0].ObjectiveLensPower": "dicom.ObjectiveLensPower",
+}
+"""OpenSlide's names to those that every reader of DICOM uses; DICOM states rows (y) first."""
 
 _cache = openslide.OpenSlideCache(CACHE_BYTES)
 
@@ -39,8 +48,9 @@ class OpenSlideReader(Reader):
         self._lock = threading.Lock()
         self._slide = self._open_handle()
         # Kept, since even metadata cannot be asked of a handle that has seen an error.
-        self._properties = dict(self._slide.properties)
         self._level_sizes = tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
+        stated = dict(self._slide.properties)
+        self._properties = with_description(_with_dicom(stated), self._level_sizes[0])
         self._associated_names = tuple(sorted(self._slide.associated_images))
         for level in range(len(self._level_sizes)):
             width, height = self.tile_size(level)
@@ -127,8 +137,14 @@ class OpenSlideReader(Reader):
         try:
             handle = openslide.OpenSlide(self._path)
         except openslide.OpenSlideUnsupportedFormatError as err:
-            raise UnsupportedSlideError("OpenSlide does not know this format") from err
+            raise UnsupportedSlideError("openslide: does not know this format") from err
         except openslide.OpenSlideError as err:
-            raise SlideOpenError(f"{self._path}: OpenSlide: {err}") from err
+            raise SlideOpenError(f"{self._path}: openslide: {err}") from err
         handle.set_cache(_cache)
         return handle
+
+
+def _with_dicom(properties: dict[str, str]) -> dict[str, str]:
+    return properties | {
+        to: properties[key] for key, to in _DICOM_KEYS.items() if key in properties
+    }

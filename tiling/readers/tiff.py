@@ -6,19 +6,20 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from tiling.errors import SlideOpenError, SlideReadError
-from tiling.geometry import PixelBox
+from tiling.geometry import PixelBox, true_downsample
 from tiling.readers.base import MAX_ASSOCIATED_PX, WHITE, Reader, UnsupportedSlideError
 from tiling.readers.byte_source import ByteSource, LocalBytes, Range, RemoteBytes
 from tiling.readers.stored_tiles import TileDecoder, as_rgb, decoder_of
 from tiling.readers.tiff_check import check_tiff
 from tiling.readers.tiff_layout import TiffLayout, read_layout
+from tiling.resample import resample
 
 StoredTile = tuple[int, int]
 """(column, row) of a stored tile."""
@@ -50,8 +51,12 @@ class StoredLevel:
         return [(column, row) for row in rows for column in columns]
 
     def reduced_size(self, reduction: int) -> tuple[int, int]:
-        """Return (width, height) of the level shrunk by `reduction`, a last partial pixel kept."""
-        return -(-self.size[0] // reduction), -(-self.size[1] // reduction)
+        """Return (width, height) of the level shrunk by `reduction`, in whole pixels.
+
+        A last one that the level fills only in part is left out: the rest of it is whatever the
+        stored tile was padded with, often black.
+        """
+        return max(self.size[0] // reduction, 1), max(self.size[1] // reduction, 1)
 
     def box_of(self, tile: StoredTile, reduction: int) -> PixelBox:
         """Return the pixels that a stored tile covers, its padding included."""
@@ -135,7 +140,7 @@ class TiffReader(Reader):
                 )
 
     @classmethod
-    def open(cls, path: str, storage_options: Mapping[str, Any]) -> TiffReader:
+    def open(cls, path: str, storage_options: Mapping[str, Any]) -> Self:
         source: ByteSource | None = None
         try:
             source = RemoteBytes(path, storage_options) if "://" in path else LocalBytes(path)
@@ -233,7 +238,7 @@ class TiffReader(Reader):
         try:
             offset, count = stored.range_of(tile)
             if count == 0:
-                return None
+                return self._from_finer(level, tile, reduction)
             data = self._source.read(offset, count)
             if len(data) < count:
                 raise EOFError(f"the file ends after {len(data)} of its {count} bytes")
@@ -250,6 +255,35 @@ class TiffReader(Reader):
             raise SlideReadError(
                 f"{self._path}: level {level}, stored tile {tile[0]}, {tile[1]}: {err}"
             ) from err
+
+    def _from_finer(self, level: int, tile: StoredTile, reduction: int) -> NDArray[np.uint8] | None:
+        """Return a tile that a coarse level lacks, shrunk from the finer one; None if none has it.
+
+        Aperio's encoder sometimes leaves tiles out that the finer level holds, and OpenSlide fills
+        them in as here. Elsewhere, and in level 0, what is not there was never scanned.
+        """
+        if self.vendor != "aperio" or level == 0:
+            return None
+        coarse, finer = self._levels[level], self._levels[level - 1]
+        inner = coarse.box_of(tile, 1).within(*coarse.size)
+        scale = [true_downsample(a, b) for a, b in zip(finer.size, coarse.size, strict=True)]
+        low = [start * factor for start, factor in zip(inner[:2], scale, strict=True)]
+        high = [
+            min(stop * factor, length)
+            for stop, factor, length in zip(inner[2:], scale, finer.size, strict=True)
+        ]
+        box = PixelBox(*(math.floor(v) for v in low), *(math.ceil(v) for v in high))
+        [pixels] = self.read_boxes(level - 1, [box])
+        if isinstance(pixels, SlideReadError):
+            raise pixels
+        width, height = (max(length // reduction, 1) for length in inner.size)
+        found = np.empty((height, width, 3), np.uint8)
+        resample(
+            pixels,
+            (low[0] - box.left, low[1] - box.top, high[0] - box.left, high[1] - box.top),
+            found,
+        )
+        return found
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
         number = self._layout.associated[name]

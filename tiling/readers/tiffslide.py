@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import math
+import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,16 +14,17 @@ import tifffile
 import tiffslide
 from numpy.typing import NDArray
 
-from tiling.errors import SlideOpenError, SlideReadError, UnsoundSlideError
+from tiling.errors import SlideOpenError, SlideReadError
 from tiling.readers.base import (
     MAX_ASSOCIATED_PX,
     MAX_TILE_PX,
     WHITE,
     Reader,
     UnsupportedSlideError,
-    rgb_over_white,
 )
 from tiling.readers.byte_source import ByteSource, LocalBytes, RemoteBytes
+from tiling.readers.descriptions import with_description
+from tiling.readers.stored_tiles import GREY_INVERTED, as_rgb
 from tiling.readers.stream_check import STATING_SIZE, check_stream
 from tiling.readers.tiff_check import check_tiff
 
@@ -35,34 +37,34 @@ class TiffSlideReader(Reader):
     def __init__(self, slide: tiffslide.TiffSlide, path: str) -> None:
         self._slide = slide
         self._path = path
+        self._close = weakref.finalize(self, slide.close)
         self._level_sizes = tuple((int(w), int(h)) for w, h in slide.level_dimensions)
-        self._properties = {k: str(v) for k, v in slide.properties.items() if v is not None}
-        for number, series in enumerate(slide.ts_tifffile.series):
+        stated = {k: str(v) for k, v in slide.properties.items() if v is not None}
+        self._properties = with_description(stated, self._level_sizes[0])
+        for series in slide.ts_tifffile.series:
             for level in series.levels:
-                if number == slide.properties["tiffslide.series-index"]:
-                    _check_pixels(level.keyframe)
                 _bound_decoding(level.keyframe)
 
     @classmethod
     def open(cls, path: str, storage_options: Mapping[str, Any]) -> TiffSlideReader:
-        source: ByteSource
-        options = {"storage_options": dict(storage_options)} if storage_options else {}
         try:
+            # Our ranges: fsspec's files read megabytes ahead, or without ranges all of it.
+            source: ByteSource
             source = RemoteBytes(path, storage_options) if "://" in path else LocalBytes(path)
-            with contextlib.closing(source), source.open() as file:
-                check_tiff(file, path)
-            slide = tiffslide.TiffSlide(path, **options)
+            with source.open() as checked:
+                check_tiff(checked, path)
             with contextlib.ExitStack() as on_failure:
+                file: Any = source.open() if "://" in path else path
+                slide = tiffslide.TiffSlide(file)
                 on_failure.callback(slide.close)
+                _refuse_wrong_pixels(slide)
                 opened = cls(slide, path)
                 on_failure.pop_all()
             return opened
-        except (UnsupportedSlideError, UnsoundSlideError):
+        except (UnsupportedSlideError, SlideOpenError):
             raise
         except tiffslide.TiffFileError as err:
             raise UnsupportedSlideError(f"tiffslide: {err}") from err
-        except ImportError as err:
-            raise SlideOpenError(f"{path}: {err}; pip install 'wsi-pipeline[remote]'") from err
         except Exception as err:  # a hostile file raises whatever tifffile stumbles over
             raise SlideOpenError(f"{path}: tiffslide: {type(err).__name__}: {err}") from err
 
@@ -108,7 +110,8 @@ class TiffSlideReader(Reader):
         bottom = min(y_level + height, level_height)
         if right <= left or bottom <= top:
             return out
-        corner = (round(left * downsample), round(top * downsample))
+        # It rounds down where we round: the next whole level-0 position is never the pixel before.
+        corner = math.ceil(left * downsample), math.ceil(top * downsample)
         try:
             inside = (right - left, bottom - top)
             pixels = np.asarray(
@@ -118,9 +121,7 @@ class TiffSlideReader(Reader):
             raise SlideReadError(
                 f"{self._path}: level {level}, {width} x {height} px at {location}: {err}"
             ) from err
-        if pixels.shape[2] == 4:
-            pixels = rgb_over_white(pixels)
-        out[top - y_level : bottom - y_level, left - x_level : right - x_level] = pixels
+        out[top - y_level : bottom - y_level, left - x_level : right - x_level] = as_rgb(pixels)
         return out
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
@@ -134,7 +135,23 @@ class TiffSlideReader(Reader):
             raise SlideReadError(f"{self._path}: associated image {name!r}: {err}") from err
 
     def close(self) -> None:
-        self._slide.close()
+        self._close()
+
+
+def _refuse_wrong_pixels(slide: tiffslide.TiffSlide) -> None:
+    """Raise `UnsupportedSlideError` for what tiffslide opens and paints otherwise than stored."""
+    if "tiffslide.series-composition" in slide.properties:
+        raise UnsupportedSlideError(
+            "tiffslide: a slide of several areas, which it misplaces at coarse levels; OpenSlide "
+            "reads it from a local file"
+        )
+    for level in slide.ts_tifffile.series[slide.properties["tiffslide.series-index"]].levels:
+        page = level.keyframe
+        _check_pixels(page)
+        if page.photometric == GREY_INVERTED:
+            raise UnsupportedSlideError("tiffslide: grey with 0 as white, which it inverts")
+        if 0 in page.databytecounts:
+            raise UnsupportedSlideError("tiffslide: empty stored tiles, which it paints black")
 
 
 def _check_pixels(page: tifffile.TiffPage) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from mil_models import create_encoder
 from mil_models.encoders import Encoder
 from mil_models.errors import EncoderMismatchError, UnknownEncoderError, WeightsError
-from mil_models.registry import specs
+from mil_models.registry import offline_weights, specs
 
 TINY = "resnet10t"
 
@@ -98,8 +98,9 @@ def test_hostile_and_wrong_weights_are_refused(tmp_path: Path) -> None:
 
     hostile = tmp_path / "evil.pth"
     hostile.write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(WeightsError, match="not weights of resnet10t"):
+    with pytest.raises(WeightsError, match="neither safetensors nor a torch file") as refusal:
         create_encoder(TINY, weights=hostile)
+    assert "weights_only" not in str(refusal.value)  # torch's own words advise to run the file
     assert not (tmp_path / "owned").exists()
     save_file({"conv": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(WeightsError, match="Missing key"):
@@ -144,6 +145,7 @@ def test_weights_in_the_hubs_cache_need_no_network(offline_hub: Path) -> None:
     local = create_encoder(name, weights=snapshot / "model.safetensors", device="cpu")
     assert np.array_equal(cached.embed(pixels), local.embed(pixels))
     assert cached.contract == local.contract
+    assert offline_weights()["timm/test_resnet.r160_in1k"] == "in the hub's cache"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_missing_file_says_so(tmp_path: Path) -> None:
 
 
 def test_unknown_reader_names_the_choices(coded_path: Path) -> None:
-    with pytest.raises(ValueError, match="choose from auto, tiff, openslide, tiffslide"):
+    with pytest.raises(ValueError, match="choose from auto, tiff, openslide, dicom, "):
         open_slide(coded_path, reader="bioformats")
 
 
