@@ -168,9 +168,14 @@ def read_predictions(folder: str | Path) -> list[dict[str, str]]:
     """Return the rows of a model's ``oof_predictions.csv``."""
     try:
         with (Path(folder) / PREDICTIONS).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except OSError as err:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), set(reader.fieldnames or [])
+    except (OSError, UnicodeDecodeError, csv.Error) as err:
         raise ModelError(f"{folder}: no {PREDICTIONS} in it; not a whole model folder") from err
+    missing = {"slide_id", "fold", "source"} - columns
+    if missing:
+        raise ModelError(f"{folder}: {PREDICTIONS} lacks {', '.join(sorted(missing))}; train again")
+    return rows
 
 
 def _partial(folder: Path) -> Path:

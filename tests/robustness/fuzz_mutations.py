@@ -34,6 +34,7 @@ XML = (
     f"<?xml version='1.0'?><!DOCTYPE OME [{LAUGHS}]><OME><Pixels SizeX='&l9;'/></OME>",
     "<?xml version='1.0'?><!DOCTYPE OME [<!ENTITY f SYSTEM 'file:///etc/hostname'>]><OME>&f;</OME>",
     "<OME>" * 50_000,
+    "<OME>" * 50_000 + "</OME>" * 50_000,
     "<?xml version='1.0'?><OME " + "a='b' " * 20_000 + "/>",
     f"<?xml version='1.0'?><!DOCTYPE DataObject [{LAUGHS}]><DataObject ObjectType='DPUfsImport'>"
     "<Attribute Name='DICOM_MANUFACTURER'>&l9;</Attribute></DataObject>",
@@ -318,9 +319,10 @@ def jpeg_tables(target: Target, rng: Rng) -> str | None:
 
 def description(target: Target, rng: Rng) -> str | None:
     """Let the description be XML that expands, asks for files or never ends, or be very long."""
-    if not target.tags:
+    tags = target.find(270) or target.find(305) or target.find(282)
+    if not tags:
         return None
-    tag = _pick(rng, target.find(270) or target.find(305) or [target.tags[0][-1]])
+    tag = _pick(rng, tags)
     number = int(rng.integers(len(XML) + 2))
     text = (*XML, "Aperio Image Library\r\n1x1|" + "MPP = 0.25|" * 100_000, "é\0" * 1000)[number]
     data = text.encode() + b"\0"

@@ -66,9 +66,9 @@ class FsspecRanges(RemoteRanges):
         stops = [offset + count for offset, count in spans]
         found = self._files.cat_ranges([self._path] * len(spans), starts, stops, on_error="return")
         return [
-            OSError(f"{len(data)} bytes came in place of {count}")
-            if isinstance(data, bytes) and len(data) != count
-            else data
+            data
+            if isinstance(data, BaseException) or len(data) == count
+            else OSError(f"{len(data)} bytes came in place of {count}")
             for data, (_, count) in zip(found, spans, strict=True)
         ]
 

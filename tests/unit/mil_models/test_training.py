@@ -141,6 +141,7 @@ def test_features_of_two_contracts_never_meet(
         (lambda f: (f / "fold_1.safetensors").write_bytes(b"\x80\x04pickle"), "fold_1"),
         (lambda f: (f / "fold_0.safetensors").unlink(), "fold_0"),
         (lambda f: (f / "oof_predictions.csv").unlink(), "not a whole model folder"),
+        (lambda f: (f / "oof_predictions.csv").write_text("slide_id,fold\n"), "lacks source"),
     ],
 )
 def test_damaged_models_are_refused(

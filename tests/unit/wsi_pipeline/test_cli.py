@@ -165,8 +165,8 @@ def test_a_dicom_series_and_an_image_in_zarr_are_tiled_as_files_are(tmp_path: Pa
     assert np.array_equal(one.grid.coords, other.grid.coords)
     assert np.array_equal(one.rows("tiles").data[:], other.rows("tiles").data[:])
     for given in (slides / "dicom", slides / "dicom" / "level_1.dcm"):
-        assert find_store(str(given), out) == Path(one.path)
-    assert find_store(str(slides / "image.zarr"), out) == Path(other.path)
+        assert find_store(str(given), out).path == one.path
+    assert find_store(str(slides / "image.zarr"), out).path == other.path
 
 
 @pytest.mark.slow
