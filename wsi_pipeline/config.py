@@ -79,7 +79,8 @@ class EncoderOptions:
     Parameters
     ----------
     encoder
-        Name of an encoder: the offline default, or any timm model.
+        Name of an encoder (`wsi encoders` lists them), a TOML file that describes one, or the name
+        of any timm model.
     weights
         Local weights (safetensors, or a torch file without code) in place of the published ones.
     random_weights
