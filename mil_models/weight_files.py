@@ -149,4 +149,5 @@ def _remedy(spec: EncoderSpec) -> str:
     places = f"{spec.name}.safetensors"
     if source.repository:
         places += f" or {source.repository}/{source.files[0]}"
-    return f"{what}, then pass --weights PATH, or put it in the folder of {MIRROR_VARIABLE} as {places}"
+    mirror = f"put it in the folder that {MIRROR_VARIABLE} names, as {places}"
+    return f"{what}, then pass --weights PATH, or {mirror}"
