@@ -20,8 +20,8 @@ def has_plugin(name: str) -> bool:
     return bool(importlib.metadata.entry_points(group=PLUGIN_GROUP, name=name))
 
 
-def build_plugin(spec: EncoderSpec) -> Any:
-    """Return the module that the installed plug-in builds for `spec`, with random weights.
+def find_plugin(spec: EncoderSpec) -> importlib.metadata.EntryPoint:
+    """Return the installed plug-in of an encoder; none of its code is run.
 
     Raises
     ------
@@ -40,4 +40,15 @@ def build_plugin(spec: EncoderSpec) -> Any:
             f"{spec.name}: several installed packages bring its plug-in "
             f"({', '.join(sorted(point.value for point in found))}); keep one"
         )
-    return found[0].load()(spec)
+    return found[0]
+
+
+def build_plugin(spec: EncoderSpec) -> Any:
+    """Return the module that the installed plug-in builds for `spec`, with random weights.
+
+    Raises
+    ------
+    MissingPluginError
+        None is installed, or several.
+    """
+    return find_plugin(spec).load()(spec)

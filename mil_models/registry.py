@@ -234,8 +234,9 @@ class EncoderContract:
                 f"takes tiles of a multiple of {RANGE_MULTIPLE} px from {RANGE_MINIMUM}, "
                 f"not {tile_px}; pass --tile-px {DEFAULT_TILE_PX}"
             )
+        widest = self.mpp_tolerance * (1 + 1e-9)  # 0.55 is within 10 % of 0.5, though not in binary
         if self.trained_mpp and not any(
-            abs(mpp - trained) <= self.mpp_tolerance * trained for trained in self.trained_mpp
+            abs(mpp - trained) <= widest * trained for trained in self.trained_mpp
         ):
             allowed = " or ".join(f"{trained:g}" for trained in self.trained_mpp)
             return f"was trained at {allowed} µm, not {mpp:g}; pass --mpp {self.trained_mpp[0]:g}"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from mil_models.errors import EncoderSpecError
 from mil_models.registry import EncoderSpec, Proof, WeightsSource
 
+TABLES = ("build", "input", "output", "weights", "licence", "proof")
 LIBRARIES = ("timm", "plugin")
 INTERPOLATIONS = ("bilinear", "bicubic")
 POOLINGS = ("timm", "cls", "mean", "cls+mean", "plugin")
@@ -75,13 +76,14 @@ def read_spec(path: Path) -> EncoderSpec:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise EncoderSpecError(f"{path}: {err}") from err
-    tables = {
-        name: _Section(path, name, dict(_popped_table(path, content, name)))
-        for name in ("build", "input", "output", "weights", "licence", "proof")
-    }
+    unknown = sorted(set(content) - {"summary", *TABLES})
+    if unknown:
+        raise EncoderSpecError(
+            f"{path}: no key or table {unknown[0]}; allowed: summary, {', '.join(TABLES)}"
+        )
+    tables = {name: _Section(path, name, _table(path, content, name)) for name in TABLES}
     top = _Section(path, "top level", content)
     summary = top.take("summary", _text, "a sentence", "")
-    top.close()
     spec = EncoderSpec(
         name=path.stem,
         summary=summary,
@@ -98,11 +100,11 @@ def read_spec(path: Path) -> EncoderSpec:
     return spec
 
 
-def _popped_table(path: Path, content: dict[str, Any], name: str) -> dict[str, Any]:
-    table = content.pop(name, {})
+def _table(path: Path, content: dict[str, Any], name: str) -> dict[str, Any]:
+    table = content.get(name, {})
     if not isinstance(table, dict):
         raise EncoderSpecError(f"{path}: {name} = {table!r}: must be a table, [{name}]")
-    return table
+    return dict(table)
 
 
 def _build(table: _Section) -> dict[str, Any]:
@@ -204,6 +206,8 @@ def _check_whole(path: Path, spec: EncoderSpec) -> None:
         raise EncoderSpecError(
             f"{path}: [input] crop_px = {spec.crop_px}: larger than the {seen} px it is cut from"
         )
+    if spec.projection and spec.library == "plugin":
+        raise EncoderSpecError(f"{path}: [output] projection is not for plug-ins; theirs is final")
     if spec.projection and spec.projection[-1] != spec.width:
         raise EncoderSpecError(
             f"{path}: [output] projection = {list(spec.projection)}: must end with width, "

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mil_models.checkpoint_layouts import from_transformers, is_transformers
 from mil_models.errors import WeightsError
 from mil_models.network import build_network
+from mil_models.plugins import find_plugin
 from mil_models.registry import EncoderSpec
 from mil_models.weight_files import fetch_weights
 
@@ -56,6 +57,8 @@ def load_network(
 
     Raises
     ------
+    MissingPluginError
+        The encoder's authors ship their own code, and no plug-in brings it in.
     WeightsError
         The weights are not here, damaged, of another network, or not finite.
     """
@@ -63,6 +66,8 @@ def load_network(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build_network(spec), f"random:{seed}"
+    if spec.library == "plugin":
+        find_plugin(spec)  # without it there is nothing to put the weights in
     path = fetch_weights(spec) if weights is None else Path(weights)
     digest = _sha256(path)
     if weights is None and spec.weights.sha256 not in ("", digest):
