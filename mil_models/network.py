@@ -237,8 +237,9 @@ def _spec_from_timm(name: str) -> EncoderSpec:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(name, [*specs(), *timm.list_models()], n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(close)}?" if close else "; `wsi encoders` lists ours"
-        raise UnknownEncoderError(f"no encoder called {name!r}{hint}")
+        own = "`wsi encoders` lists them, WSI_ENCODERS names a folder of your own TOML files"
+        hint = f"did you mean {', '.join(close)}?" if close else own
+        raise UnknownEncoderError(f"no encoder called {name!r}; {hint}")
     try:
         with torch.device("meta"):
             model: Any = timm.create_model(name, pretrained=False, num_classes=0)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
+import torch
 
 from mil_models.bags import differences
 from mil_models.errors import EncoderMismatchError, EncoderSpecError
-from mil_models.network import POOLINGS, find_spec
+from mil_models.network import POOLINGS, build_network, find_spec
 from mil_models.registry import EncoderContract, Proof, specs
 from mil_models.spec_file import POOLINGS as POOLING_NAMES
 from mil_models.spec_file import read_spec
@@ -174,6 +176,15 @@ def test_a_wrong_file_is_told_the_key_and_what_fits(
     with pytest.raises(EncoderSpecError, match=message) as caught:
         read_spec(path)
     assert str(path) in str(caught.value)
+
+
+def test_the_file_in_the_guide_is_right(tmp_path: Path) -> None:
+    guide = (Path(__file__).resolve().parents[3] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    path = tmp_path / "guide.toml"
+    path.write_text(textwrap.dedent(guide.split("```toml\n")[1].split("```")[0]), encoding="utf-8")
+    spec = read_spec(path)
+    network = build_network(spec)
+    assert network(torch.zeros(1, 3, 224, 224)).shape == (1, spec.width)
 
 
 def test_pooling_rules_are_named_alike() -> None:
