@@ -336,6 +336,39 @@ def view(slide: str, /, *, stores: Path | None = None, slide_mpp: SlideMpp = Non
     return 0
 
 
+@app.command(
+    help_epilogue=_examples(
+        "wsi encoders", "wsi encoders virchow2", "wsi encoders my.toml", "wsi encoders --json"
+    )
+)
+def encoders(name: str | None = None, /, *, json_: AsJson = False) -> int:
+    """List the encoders: whether they can be used here, their licence, tiles and proof.
+
+    Parameters
+    ----------
+    name
+        Show one in full: an encoder, a TOML file that describes one, or any timm model.
+    """
+    from wsi_pipeline.encoder_list import describe, encoder_list, encoder_table
+
+    if name is not None:
+        found = describe(name)
+        if json_:
+            print(json.dumps(found))
+            return 0
+        table = Table(show_header=False, box=None)
+        for key, value in found.items():
+            table.add_row(f"[bold]{key}[/]", escape(str(value)))
+        Console().print(table)
+        return 0
+    rows = encoder_list()
+    if json_:
+        print(json.dumps(rows))
+        return 0
+    Console().print(encoder_table(rows))
+    return 0
+
+
 @app.command(help_epilogue=_examples("wsi doctor", "wsi doctor --json"))
 def doctor(*, json_: AsJson = False) -> int:
     """Show what is installed: readers, device, offline weights, viewer."""
@@ -440,8 +473,7 @@ def run_tokens(tokens: list[str]) -> int:
 
 def is_usage(err: Exception) -> bool:
     """Whether `err` is about what was asked for, not about slides or the machine."""
-    names = {"UsageError", "LabelTableError", "UnknownEncoderError", "WeightsError",
-             "EncoderMismatchError", "ModelError"}  # fmt: skip
+    names = {"UsageError", "LabelTableError", "EncoderError", "ModelError"}
     return any(kind.__name__ in names for kind in type(err).__mro__)
 
 

@@ -85,8 +85,8 @@ class EncoderOptions:
     Parameters
     ----------
     encoder
-        Name of an encoder, any timm model too; the model's if there is one, else
-        tf_efficientnet_lite0, whose weights are installed.
+        Name of an encoder (`wsi encoders` lists them), a TOML file that describes one, or the name
+        of any timm model; the model's if there is one, else tf_efficientnet_lite0.
     weights
         Local weights (safetensors, or a torch file without code) in place of the published ones.
     random_weights

@@ -330,12 +330,12 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert wsi("doctor", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["readers"]["openslide"].startswith("openslide 4")
-    assert report["offline weights"] == {"tf_efficientnet_lite0": "available"}
+    assert report["offline weights"]["tf_efficientnet_lite0"] == "available offline"
     assert wsi("doctor") == 0
 
 
 @pytest.mark.parametrize("command", ["", "info", "tile", "embed", "train", "predict", "heatmap",
-                                     "run", "view", "doctor", "demo"])  # fmt: skip
+                                     "run", "view", "encoders", "doctor", "demo"])  # fmt: skip
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert wsi(*([command] if command else []), "--help") == 0
     text = capsys.readouterr().out
