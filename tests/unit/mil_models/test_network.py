@@ -27,6 +27,7 @@ from tests.unit.mil_models.small import (
 )
 
 NATIVE = [name for name, spec in specs().items() if spec.library == "timm"]
+PLAIN = {"device": "cpu", "batch_size": 1, "engine": "torch", "precision": "float32"}
 PLUGINS = sorted(set(specs()) - set(NATIVE))
 VITS = [name for name in NATIVE if "vit_" in specs()[name].architecture and "dinov3" not in name]
 SWIGLU = {"uni2-h", "virchow", "virchow2", "h-optimus-0", "h-optimus-1", "h0-mini", "hibou-b",
@@ -285,12 +286,12 @@ def test_an_installed_plugin_is_an_encoder_like_any_other(
     """It gets what the spec says: CONCH v1.5's tile of 512 px resized to 448, normalised."""
     install_plugin("one")
     spec = specs()["conch-v1.5"]
-    encoder = create_encoder("conch-v1.5", random_weights=True, device="cpu", batch_size=1)
+    encoder = create_encoder("conch-v1.5", random_weights=True, **PLAIN)
     assert encoder.contract.library == "plugin"
     image = np.full((1, 512, 512, 3), [200, 120, 170], np.uint8)
     network = build_network(spec)
     torch.save(network.backbone.state_dict(), tmp_path / "w.pth")
-    encoder = create_encoder("conch-v1.5", weights=tmp_path / "w.pth", device="cpu", batch_size=1)
+    encoder = create_encoder("conch-v1.5", weights=tmp_path / "w.pth", **PLAIN)
     colour = torch.from_numpy(normalised(spec, image[0]).mean(axis=(2, 3))).float()
     wanted = network.backbone.project(colour).numpy()
     assert encoder.embed(image) == pytest.approx(wanted, abs=1e-4)

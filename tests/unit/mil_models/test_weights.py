@@ -383,8 +383,8 @@ def test_weights_in_the_hubs_cache_need_no_network(offline_hub: Path, tmp_path: 
     save_file(timm.create_model(name).state_dict(), file)
     path = put_in_cache(offline_hub, "timm/test_resnet.r160_in1k", file)
     tiles = np.random.default_rng(0).integers(0, 255, (2, 96, 96, 3), dtype=np.uint8)
-    cached = create_encoder(name, device="cpu")
-    local = create_encoder(name, weights=path, device="cpu")
+    cached = create_encoder(name, device="cpu", precision="float32")
+    local = create_encoder(name, weights=path, device="cpu", precision="float32")
     assert np.array_equal(cached.embed(tiles), local.embed(tiles))
     assert cached.contract == local.contract
 
