@@ -191,7 +191,7 @@ def tile_grid(slide: Slide, spec: TileSpec, mask: TissueMask | None = None) -> T
     reason = ""
     if not candidates:
         reason = (
-            f"the slide is {slide.size[0]} x {slide.size[1]} px, narrower than a tile of "
+            f"the slide is {slide.size[0]} x {slide.size[1]} px, smaller than a tile of "
             f"{extent[0]} x {extent[1]} px at level 0"
         )
     elif not len(coords):

@@ -278,11 +278,12 @@ def out_of_fold_scores(model: Path) -> dict[str, float]:
 def _write_scores(
     folder: Path, result: RunResult, stores: Mapping[str, SlideStore], model: Path | None
 ) -> dict[str, Prediction | None]:
-    """Write ``predictions.csv`` if there is a model; return what it said of each slide."""
+    """Write ``predictions.csv`` if there is a model; return what this run had it say of slides."""
     if model is None:
         return {}
     loaded = load_model(model)
-    predictions = {i: find_prediction(s, loaded.model_id) for i, s in stores.items()}
+    done = {row.slide_id for row in result.rows if (row.stage, row.status) == ("predict", "done")}
+    predictions = {i: find_prediction(stores[i], loaded.model_id) for i in stores if i in done}
     failures = {row.slide_id: row.reason for row in result.rows if row.status == "failed"}
     slides = [
         ScoredSlide(slide_id, stores.get(slide_id), predictions.get(slide_id),

@@ -64,7 +64,7 @@ def test_a_slide_narrower_than_a_tile_gives_none_and_says_why(coded_slide: Slide
     grid = tile_grid(coded_slide, TileSpec(tile_px=512, mpp=2.0))
     assert len(grid) == 0
     assert grid.coords.shape == (0, 2)
-    assert "1302 x 1006 px, narrower than a tile of 2048 x 2048 px" in grid.reason
+    assert "1302 x 1006 px, smaller than a tile of 2048 x 2048 px" in grid.reason
 
 
 def test_no_tissue_gives_none_and_says_why(blank_path: Path) -> None:

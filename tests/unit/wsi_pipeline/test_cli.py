@@ -422,6 +422,11 @@ def test_every_slide_of_a_run_is_in_the_table_of_scores(scored: Path, blank_path
     assert (rows["bad"]["label"], rows["bad"]["score_yes"], rows["bad"]["tiles"]) == ("", "", "")
     assert rows["blank"]["reason"].startswith("no tile of ")
     assert (rows["a"]["reason"], rows["a"]["tiles"]) == ("", "16")
+    assert wsi(*run, "--random-weights", "--min-tissue", 0.9, *QUIET) == 3
+    with (scored / "new/predictions.csv").open() as file:
+        again = {row["slide_id"]: row for row in csv.DictReader(file)}
+    assert again["a"]["score_yes"] == ""  # scored before, but not by these parameters
+    assert "min_tissue is 0.9, the store was made with 0.1" in again["a"]["reason"]
 
 
 def test_what_is_said_is_never_replaced_by_the_models_choice(
