@@ -22,6 +22,7 @@ def examine() -> dict[str, dict[str, Any]]:
         },
         "readers": {name: _reader_state(name) for name in READERS},
         "device": _device(),
+        "engines": _engines(),
         "offline weights": _weights(),
         "viewer": _viewer(),
     }
@@ -47,6 +48,21 @@ def _device() -> dict[str, Any]:
         found["cuda"] = "none"
     if torch.backends.mps.is_available():
         found["mps"] = "available"
+    return found
+
+
+def _engines() -> dict[str, str]:
+    if importlib.util.find_spec("torch") is None:
+        return {}
+    from mil_models.engines import ENGINES, is_installed, load_engine
+
+    found = {}
+    for name in ENGINES:
+        if is_installed(name):
+            engine = load_engine(name)
+            found[name] = f"{engine.version()}, {', '.join(engine.precisions_here())}"
+        else:
+            found[name] = f"missing: pip install 'wsi-pipeline[{name}]'"
     return found
 
 

@@ -7,6 +7,8 @@ import importlib.util
 import sys
 from typing import Any
 
+from torch import nn
+
 from mil_models.engines.base import PRECISIONS, Engine
 from mil_models.errors import EngineError
 
@@ -20,7 +22,7 @@ ENGINES: dict[str, tuple[str, str, str]] = {
 # patients' slides are, nothing calls home: it is made to look missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
-__all__ = ["ENGINES", "PRECISIONS", "Engine", "create_engine", "is_installed"]
+__all__ = ["ENGINES", "PRECISIONS", "Engine", "create_engine", "is_installed", "load_engine"]
 
 
 def is_installed(name: str) -> bool:
@@ -47,8 +49,13 @@ def resolve_engine(name: str, device_type: str) -> str:
     return name
 
 
-def create_engine(name: str, network: Any, **arguments: Any) -> Engine:
-    """Create the engine called `name`; the arguments are those of :class:`Engine`."""
+def load_engine(name: str) -> type[Engine]:
+    """Return the class of the engine called `name`."""
     module, attribute, _ = ENGINES[name]
-    engine: Engine = getattr(importlib.import_module(module), attribute)(network, **arguments)
-    return engine
+    found: type[Engine] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def create_engine(name: str, network: nn.Module, **arguments: Any) -> Engine:
+    """Create the engine called `name`; the arguments are those of :class:`Engine`."""
+    return load_engine(name)(network, **arguments)

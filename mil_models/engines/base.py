@@ -66,9 +66,10 @@ class Engine(ABC):
     def version(cls) -> str:
         """Return the engine with its version."""
 
-    def supports(self, precision: str) -> bool:
-        """Whether the device computes in `precision` faster than in float32."""
-        return precision == "float32"
+    @classmethod
+    @abstractmethod
+    def precisions_here(cls) -> tuple[str, ...]:
+        """Return the precisions that this machine is fast in."""
 
     @abstractmethod
     def at(self, precision: str) -> Engine:

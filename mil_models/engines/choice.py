@@ -47,7 +47,7 @@ def choose_precision(engine: Engine, wanted: str, name: str) -> Engine:
         int8 was asked for and loses too much.
     """
     precision = "bfloat16" if wanted == "auto" else wanted
-    if wanted == "auto" and not engine.supports(precision):
+    if wanted == "auto" and precision not in engine.precisions_here():
         return engine
     full, reduced = engine.at("float32"), engine.at(precision)
     tiles = engine.calibration

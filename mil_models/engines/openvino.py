@@ -10,7 +10,7 @@ import numpy as np
 import openvino as ov
 import torch
 
-from mil_models.engines.base import Embeddings, Engine, Tiles, cpu_lanes
+from mil_models.engines.base import PRECISIONS, Embeddings, Engine, Tiles, cpu_lanes
 from mil_models.errors import EngineError
 
 CALIBRATION_TILES = 128
@@ -30,7 +30,7 @@ class OpenVinoEngine(Engine):
         super().__init__(network, **arguments)
         self.lanes = cpu_lanes()
         self._core = ov.Core()
-        if self.precision == "bfloat16" and not has_bfloat16():
+        if self.precision not in self.precisions_here():
             raise EngineError(
                 "this processor has no bfloat16 instructions; use --precision float32 (or auto)"
             )
@@ -43,8 +43,9 @@ class OpenVinoEngine(Engine):
     def version(cls) -> str:
         return f"openvino {ov.__version__.partition('-')[0]}"
 
-    def supports(self, precision: str) -> bool:
-        return precision != "bfloat16" or has_bfloat16()
+    @classmethod
+    def precisions_here(cls) -> tuple[str, ...]:
+        return PRECISIONS if has_bfloat16() else ("float32", "int8")
 
     def run(self, tiles: Tiles) -> Embeddings:
         request = self._request(tiles.shape)

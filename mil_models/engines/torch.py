@@ -46,9 +46,10 @@ class TorchEngine(Engine):
     def version(cls) -> str:
         return f"torch {torch.__version__}"
 
-    def supports(self, precision: str) -> bool:
-        on_gpu = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return precision == "float32" or (precision == "bfloat16" and on_gpu)
+    @classmethod
+    def precisions_here(cls) -> tuple[str, ...]:
+        on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return ("float32", "bfloat16") if on_gpu else ("float32",)
 
     def at(self, precision: str) -> TorchEngine:
         if precision == self.precision:

@@ -7,7 +7,7 @@ import pytest
 
 from mil_models import embed
 from mil_models.encoders import Encoder
-from mil_models.errors import EncoderMismatchError
+from mil_models.errors import EncoderMismatchError, EncoderOutputError
 from tests.unit.tiling.test_store import make_store
 from tiling import TileSpec, open_slide, open_store
 from tiling.errors import SlideReadError
@@ -108,3 +108,54 @@ def test_tiles_that_do_not_fit_the_encoder(
     store = make_store(tissue_path, tmp_path / "a.zarr", SPEC)
     with open_slide(tissue_path) as slide, pytest.raises(EncoderMismatchError, match="not 64"):
         embed(store, slide, tiny)
+
+
+def test_the_way_of_a_gpu_gives_the_bytes_of_a_cpus_lanes(
+    tissue_path: Path, tmp_path: Path, tiny: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read ahead, one stream, written behind: the same code as on a GPU, run on the CPU."""
+    import torch
+
+    one = make_store(tissue_path, tmp_path / "a.zarr", SPEC)
+    other = make_store(tissue_path, tmp_path / "b.zarr", SPEC)
+    with open_slide(tissue_path) as slide:
+        embed(one, slide, tiny, allow_mismatch=True)
+        monkeypatch.setattr(Encoder, "device", property(lambda _: torch.device("meta")))
+        summary = embed(other, slide, tiny, allow_mismatch=True)
+    assert summary.computed == len(other) == 256
+    assert one.embeddings().data[:].tobytes() == other.embeddings().data[:].tobytes()
+    assert one.embeddings().status[:].tobytes() == other.embeddings().status[:].tobytes()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_embedding_that_is_no_number_names_slide_and_tile_and_keeps_what_was_done(
+    tissue_path: Path, tmp_path: Path, tiny: Encoder, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    import torch
+
+    store = make_store(tissue_path, tmp_path / "a.zarr", SPEC)
+    run = type(tiny.engine).embed
+    calls = []
+
+    def second_block_overflows(engine: object, tiles: np.ndarray) -> np.ndarray:
+        found = run(engine, tiles)
+        calls.append(len(tiles))
+        if len(calls) == 2:
+            found[7, 3] = np.inf
+        return found
+
+    monkeypatch.setattr(type(tiny.engine), "embed", second_block_overflows)
+    monkeypatch.setattr(tiny.engine, "lanes", 1)
+    monkeypatch.setattr(Encoder, "device", property(lambda _: torch.device(device)))
+    x0, y0 = store.grid.coords[128 + 7].tolist()
+    with (
+        open_slide(tissue_path) as slide,
+        pytest.raises(
+            EncoderOutputError,
+            match=rf"tissue\.tif: .* 1 tiles, the first at level-0 \({x0}, {y0}\)",
+        ),
+    ):
+        embed(store, slide, tiny, allow_mismatch=True)
+    rows = store.rows(f"embeddings/{next(iter(store._group['embeddings']))}")
+    assert not rows.is_complete
+    assert rows.missing_blocks() == [1]
