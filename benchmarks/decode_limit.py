@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,10 @@ ReadBlock = Callable[[Coords], NDArray[np.uint8]]
 
 
 class StoredTiles:
-    """Level 0 of a TIFF of JPEG tiles: `decode` puts one of them anywhere in memory."""
+    """Level 0 of a TIFF of JPEG tiles: `decode` puts one of them anywhere in memory.
+
+    Safe in threads: each has a decoder of its own.
+    """
 
     def __init__(self, path: Path, turbo: ctypes.CDLL, reduction: int) -> None:
         page = tifffile.TiffFile(path).pages[0]
@@ -33,15 +37,17 @@ class StoredTiles:
         self._places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
         self._head = b"\xff\xd8" + bytes(page.jpegtables or b"")[2:-2]
         self._turbo = turbo
-        self._handle = turbo.tjInitDecompress()
+        self._own = threading.local()
         self.columns = -(-page.imagewidth // page.tilewidth)
         self.edge = page.tilewidth // reduction
 
     def decode(self, index: int, address: int, pitch: int) -> None:
         start, count = self._places[index]
         stream = self._head + self._file[start + 2 : start + count]
+        if not hasattr(self._own, "handle"):
+            self._own.handle = self._turbo.tjInitDecompress()
         if self._turbo.tjDecompress2(
-            self._handle, stream, len(stream), address, self.edge, pitch, self.edge, 0, 0
+            self._own.handle, stream, len(stream), address, self.edge, pitch, self.edge, 0, 0
         ):
             raise RuntimeError("the limit could not decode a tile")
 
@@ -82,7 +88,7 @@ def aligned_reader(path: Path, grid: TileGrid, *, exact: bool = False) -> ReadBl
 
 
 def decode_once(path: Path, grid: TileGrid) -> Callable[[Coords], None] | None:
-    """Decode every stored tile that a block touches once, into the same memory; keep nothing.
+    """Decode every stored tile that a block touches once, into one tile's memory; keep nothing.
 
     The limit where tiles are not aligned: cutting them out would come on top. None where
     TurboJPEG is missing, or the tiles are not shrunk by 1 or 2.
@@ -93,9 +99,9 @@ def decode_once(path: Path, grid: TileGrid) -> Callable[[Coords], None] | None:
     if turbo is None or factor not in (1, 2):
         return None
     stored = StoredTiles(path, turbo, reduction=int(factor))
-    room = np.empty((stored.edge, stored.edge, 3), np.uint8)
 
     def read(coords: Coords) -> None:
+        room = np.empty((stored.edge, stored.edge, 3), np.uint8)
         first = coords // page.tilewidth
         last = (coords + np.asarray(grid.extent) - 1) // page.tilewidth
         touched = {
