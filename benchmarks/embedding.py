@@ -68,8 +68,9 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--engine", default="auto", help="auto, openvino or torch")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=16_000, help="of the slide, px")
-    parser.add_argument("--tiles", type=int, default=2 * BLOCK, help="that are embedded a round")
+    parser.add_argument("--size", type=int, default=32_000, help="of the slide, px")
+    parser.add_argument("--seconds", type=float, default=5, help="that the engine takes a round")
+    parser.add_argument("--tiles", type=int, default=2 * BLOCK, help="that peers embed a round")
     parser.add_argument("--peer", nargs="+", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--threads", type=int, default=1, help="that the peers' table runs with")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench")
@@ -96,9 +97,9 @@ def slide_of(size: int, folder: Path) -> Path:
 def speed(path: Path, work: Path, arguments: argparse.Namespace) -> list[Table]:
     """Return the table of decoding, engine and both, per encoder and precision."""
     table = new_table(
-        f"one thread, tiles per CPU-s ({arguments.rounds} rounds of {arguments.tiles} tiles)",
-        "encoder", "precision", "px", "decode", "engine", "limit", "end to end", "of limit",
-        "lowest", "highest", "wall/s", "2 lanes, wall/s", "2 / 1",
+        f"one thread, tiles per CPU-s ({arguments.rounds} rounds)",
+        "encoder", "precision", "px", "tiles", "decode", "engine", "limit", "end to end",
+        "of limit", "lowest", "highest", "wall/s", "2 lanes, wall/s", "2 / 1",
     )  # fmt: skip
     for name in arguments.encoders:
         for precision in arguments.precisions:
@@ -120,24 +121,29 @@ def speed_row(
     path: Path, work: Path, one: Encoder, two: Encoder, arguments: argparse.Namespace
 ) -> list[str]:
     tile_px = one.contract.default_tile_px
-    tiles = some_tiles(path, tile_px, work, arguments.tiles)
+    tiles = SlideTiles.of(path, tile_px, work)
+    if len(tiles.grid) < 2 * BLOCK:
+        raise SystemExit(f"{path.name}: {len(tiles.grid)} tiles; pass a larger --size")
+    for encoder in (one, two):  # compiled, and every lane's memory touched
+        tiles.first(2 * BLOCK).embed(encoder)
+    batches = batches_in_memory(tiles.first(BLOCK), one.contract.batch)
+    took = timed(lambda: [one.engine.run(b) for b in batches]).cpu_s
+    pairs = min(int(arguments.seconds / took / 2), len(tiles.grid) // BLOCK // 2)
+    tiles = tiles.first(max(pairs, 1) * 2 * BLOCK)  # as many blocks for each of two lanes
+    count, blocks = len(tiles.grid), blocks_of(tiles.grid.coords)
+    repeats = count // BLOCK
     decode = decode_once(path, tiles.grid)
     if decode is None:
         raise SystemExit("the limit needs TurboJPEG's C library (Debian: libturbojpeg0)")
-    count, blocks = len(tiles.grid), blocks_of(tiles.grid.coords)
-    batches = batches_in_memory(tiles, one.contract.batch)
-    for encoder in (one, two):  # compiled, and every lane's memory touched
-        tiles.at(tiles.grid.coords[: 2 * BLOCK]).embed(encoder)
     rounds: list[dict[str, float]] = []
     for _ in range(arguments.rounds):
         decoding = timed(lambda: [decode(b) for b in blocks])
-        running = timed(lambda: [one.engine.run(b) for b in batches])
+        running = timed(lambda: [one.engine.run(b) for _ in range(repeats) for b in batches])
         both, in_two = timed(lambda: tiles.embed(one)), timed(lambda: tiles.embed(two))
-        in_batches = len(batches) * len(batches[0])
         found = {
             "decode": count / decoding.cpu_s,
-            "engine": in_batches / running.cpu_s,
-            "limit": 1 / (decoding.cpu_s / count + running.cpu_s / in_batches),
+            "engine": count / running.cpu_s,
+            "limit": count / (decoding.cpu_s + running.cpu_s),
             "both": count / both.cpu_s,
             "wall": count / both.wall_s,
             "two": count / in_two.wall_s,
@@ -148,7 +154,7 @@ def speed_row(
     shares = [r["share"] for r in rounds]
     contract = one.contract
     return [
-        contract.name, f"{contract.precision} ({contract.engine})", str(tile_px),
+        contract.name, f"{contract.precision} ({contract.engine})", str(tile_px), str(count),
         f"{median['decode']:.0f}", f"{median['engine']:.1f}", f"{median['limit']:.1f}",
         f"{median['both']:.1f}", f"{median['share']:.2f}", f"{min(shares):.2f}",
         f"{max(shares):.2f}", f"{median['wall']:.1f}", f"{median['two']:.1f}",
@@ -166,9 +172,8 @@ def batches_in_memory(tiles: SlideTiles, batch: int) -> list[NDArray[np.uint8]]:
 
 
 def loader(path: Path, work: Path, arguments: argparse.Namespace) -> list[Table]:
-    """Return the table of what a GPU could be fed, on a slide of twice the edge: more blocks."""
-    path = slide_of(2 * arguments.size, arguments.folder)
-    tiles = some_tiles(path, LOADER_PX, work, None)
+    """Return the table of what a GPU could be fed."""
+    tiles = SlideTiles.of(path, LOADER_PX, work)
     geometry = tiles.new_store().geometry
     blocks = blocks_of(tiles.grid.coords)
     decode = decode_once(path, tiles.grid)
@@ -219,8 +224,8 @@ def loader(path: Path, work: Path, arguments: argparse.Namespace) -> list[Table]
 
 def memory(path: Path, work: Path, arguments: argparse.Namespace) -> list[Table]:
     """Return the table of peak memory at two sizes of slide, for the first encoder."""
-    sizes = (arguments.size, 2 * arguments.size)
-    slides = [path, slide_of(sizes[1], arguments.folder)]
+    sizes = (arguments.size // 2, arguments.size)
+    slides = [slide_of(sizes[0], arguments.folder), path]
     table = new_table(
         f"`wsi embed --encoder {arguments.encoders[0]}`: peak memory of the process, MB",
         "precision", *(f"{size:,} px" for size in sizes), *(f"wall s, {s:,} px" for s in sizes),
@@ -291,7 +296,9 @@ def peers(path: Path, work: Path, arguments: argparse.Namespace) -> list[Table]:
     for encoder in arguments.encoders:
         tile_px = encoder_of(encoder, "float32", threads=1).contract.default_tile_px
         tiles = work / "tiles.json"
-        tiles.write_text(json.dumps(as_json(some_tiles(path, tile_px, work, arguments.tiles))))
+        tiles.write_text(
+            json.dumps(as_json(SlideTiles.of(path, tile_px, work).first(arguments.tiles)))
+        )
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in pythons}
         for _ in range(arguments.rounds):
             for name, python in list(pythons.items()):
@@ -352,14 +359,6 @@ def as_json(tiles: SlideTiles) -> dict[str, Any]:
 
 
 # --- what they share --------------------------------------------------------------------------
-
-
-def some_tiles(path: Path, tile_px: int, work: Path, count: int | None) -> SlideTiles:
-    """Return the first `count` tissue tiles of the slide."""
-    tiles = SlideTiles.of(path, tile_px, work)
-    if count is not None and len(tiles.grid) < count:
-        raise SystemExit(f"{path.name}: {len(tiles.grid)} tiles; pass a larger --size")
-    return tiles.at(tiles.grid.coords[:count])
 
 
 def blocks_of(coords: Coords) -> list[Coords]:

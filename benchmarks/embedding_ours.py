@@ -63,6 +63,10 @@ class SlideTiles:
         grid = dataclasses.replace(self.grid, coords=coords, tissue_fraction=fraction)
         return dataclasses.replace(self, grid=grid)
 
+    def first(self, count: int) -> SlideTiles:
+        """Return the first `count` of the tiles."""
+        return self.at(self.grid.coords[:count])
+
     def new_store(self) -> SlideStore:
         """Return a store that holds the grid and no embedding."""
         path = self.folder / "ours.zarr"
