@@ -1,4 +1,4 @@
-# make install | demo | test | lint | bench | clean
+# make install | demo | test | fuzz | lint | bench | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ DISPLAY_PACKAGES := xvfb xauth libgl1 libegl1 libopengl0 libgl1-mesa-dri libdbus
   libfontconfig1 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 \
   libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-xkb1 libxcb-xinerama0
 
-.PHONY: install demo test lint bench display clean
+.PHONY: install demo test fuzz lint bench display clean
 
 install: $(STAMP)
 
@@ -30,6 +30,10 @@ lint: install
 test: install display lint
 	QT_QPA_PLATFORM=xcb $(BIN)/python -m pytest -q --durations=15
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 -p no:xvfb notebooks
+
+# 2,000 damaged slides, read by every reader; the tests read 200.
+fuzz: install
+	$(BIN)/python -m tests.robustness.fuzz_reading --cases 2000
 
 bench: install
 	$(BIN)/python benchmarks/scaling.py

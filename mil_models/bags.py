@@ -84,10 +84,15 @@ def common_contract(stores: list[SlideStore], embeddings: str | None) -> Json:
 
 
 def differences(wanted: Json, found: Json) -> list[str]:
-    """Return the fields in which two contracts differ, with both values."""
+    """Return the fields in which two contracts differ, with both values.
+
+    A field that only one of them has differs too.
+    """
     return [
-        f"{section} {key}: {found[section].get(key)!r}, not {value!r}"
+        f"{section} {key}: {found[section].get(key)!r}, not {wanted[section].get(key)!r}"
         for section in CONTRACT_KEYS
-        for key, value in wanted[section].items()
-        if found[section].get(key) != value
+        for key in {**wanted[section], **found[section]}
+        if key not in wanted[section]
+        or key not in found[section]
+        or found[section][key] != wanted[section][key]
     ]

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from mil_models.bags import differences
 from mil_models.errors import ModelError, ModelMismatchError
 from mil_models.heads import MILHead, create_head
 from tiling.nodes import Json
+from tiling.store import SlideStore
 
 SCHEMA_VERSION = 1
 CARD, PREDICTIONS = "card.json", "oof_predictions.csv"
@@ -32,6 +33,7 @@ class Model:
     heads: tuple[MILHead, ...]
     card: Json
     training_slides: frozenset[str]
+    """The :func:`source_of` every slide it was trained on."""
 
     @property
     def model_id(self) -> str:
@@ -83,20 +85,20 @@ def save_model(
     ModelError
         There is something at `folder` already.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ModelError(f"{folder}: exists already; remove it, or choose another -o")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    check_new(folder)
+    partial = _partial(folder)
     partial.mkdir(parents=True)
     try:
         digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
         for number, head in enumerate(heads):
             path = partial / f"fold_{number}.safetensors"
-            save_file({k: v.contiguous() for k, v in head.state_dict().items()}, path)
+            # Not save_file: its files are readable by their owner alone, whatever the umask.
+            path.write_bytes(save({k: v.contiguous() for k, v in head.state_dict().items()}))
             digest.update(path.read_bytes())
         whole = {"schema_version": SCHEMA_VERSION, "model_id": digest.hexdigest()[:16], **card}
         (partial / CARD).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
         with (partial / PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(predictions[0]))
+            writer = csv.DictWriter(file, list(predictions[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(predictions)
         if folder.exists():
@@ -130,16 +132,54 @@ def load_model(path: str | Path) -> Model:
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as err:
             raise ModelError(f"{file}: not the weights of this model: {err}") from err
         heads.append(head.eval().requires_grad_(False))
-    return Model(tuple(heads), card, frozenset(row["slide_id"] for row in read_predictions(folder)))
+    # A slide that one of several folds tested was trained on by the others.
+    trained_on = frozenset(
+        row["source"] for row in read_predictions(folder) if len(heads) > 1 or not row["fold"]
+    )
+    return Model(tuple(heads), card, trained_on)
+
+
+def check_new(folder: Path) -> None:
+    """Make sure that a model can be written to `folder`.
+
+    Raises
+    ------
+    ModelError
+        There is something already, or it cannot be made.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ModelError(f"{folder}: exists already; remove it, or choose another -o")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _partial(folder).mkdir()
+        _partial(folder).rmdir()
+    except OSError as err:
+        raise ModelError(
+            f"{folder}: cannot be made ({err.strerror or err}); choose another -o"
+        ) from err
+
+
+def source_of(store: SlideStore) -> str:
+    """Return what tells a slide from all others, whatever its name: part of its hash."""
+    return store.source.quick_hash[:16]
 
 
 def read_predictions(folder: str | Path) -> list[dict[str, str]]:
     """Return the rows of a model's ``oof_predictions.csv``."""
     try:
         with (Path(folder) / PREDICTIONS).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except OSError as err:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), set(reader.fieldnames or [])
+    except (OSError, UnicodeDecodeError, csv.Error) as err:
         raise ModelError(f"{folder}: no {PREDICTIONS} in it; not a whole model folder") from err
+    missing = {"slide_id", "fold", "source"} - columns
+    if missing:
+        raise ModelError(f"{folder}: {PREDICTIONS} lacks {', '.join(sorted(missing))}; train again")
+    return rows
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.{os.getpid()}.partial")
 
 
 def _read_card(folder: Path) -> Json:

@@ -68,6 +68,9 @@ def embed(
 
     Parameters
     ----------
+    allow_mismatch
+        Take tiles that the encoder was not made for; how they differ is kept with the embeddings
+        as `allowed_mismatch`.
     on_progress
         Called with (tiles done, tiles in all) after each block.
 
@@ -82,7 +85,7 @@ def embed(
     """
     spec = store.spec
     contract = encoder.contract
-    contract.check_tiles(spec.tile_px, spec.mpp, allow_mismatch=allow_mismatch)
+    mismatch = contract.check_tiles(spec.tile_px, spec.mpp, allow_mismatch=allow_mismatch)
     identity = made_with(contract, spec)
     name = node_name(contract.name, identity)
     block = -(-BLOCK // contract.batch) * contract.batch
@@ -92,7 +95,7 @@ def embed(
         dtype=np.float32,
         block=block,
         fill=np.nan,
-        attrs=identity,
+        attrs=identity | ({"allowed_mismatch": mismatch} if mismatch else {}),
     )
     started = time.perf_counter()
     if rows.is_complete:
@@ -113,7 +116,9 @@ def embed(
                 on_progress(done + computed, len(rows))
     bad = count_unreadable(np.asarray(rows.status[:]))
     if len(rows) and bad == len(rows):
-        raise SlideReadError(f"{slide.name}: none of the {bad} tiles can be decoded")
+        raise SlideReadError(
+            f"{slide.name}: none of the {bad} tiles can be decoded; copy the damaged file again"
+        )
     rows.finish(bad_tiles=bad)
     seconds = time.perf_counter() - started
     waited = max(1 - busy / max(lanes * seconds, 1e-9), 0.0)

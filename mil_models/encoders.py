@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import huggingface_hub
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
-from torch import nn
 
 from mil_models.engines import PRECISIONS, Engine, create_engine, resolve_engine
 from mil_models.engines.choice import choose_precision, largest_batch, reference_tiles
-from mil_models.errors import EngineError, UnknownEncoderError, WeightsError
-from mil_models.registry import (
-    DEFAULT_ENCODER,
-    DEFAULT_TILE_PX,
-    EncoderContract,
-    EncoderSpec,
-    specs,
-)
+from mil_models.errors import EngineError
+from mil_models.network import find_spec
+from mil_models.registry import DEFAULT_ENCODER, EncoderContract
+from mil_models.weights import load_network
 
 DEFAULT_BATCH = 32
-HUB_FILES = ("model.safetensors", "open_clip_model.safetensors")
-HUB_TIMEOUT_S = 5
 
 
 class Encoder:
@@ -77,7 +65,7 @@ def create_encoder(
     engine: str = "auto",
     precision: str = "auto",
 ) -> Encoder:
-    """Create an encoder by name: one of ours, or any timm model.
+    """Create an encoder by name: one of ours, a TOML file of yours, or any timm model.
 
     Parameters
     ----------
@@ -100,6 +88,10 @@ def create_encoder(
     ------
     UnknownEncoderError
         No such encoder.
+    EncoderSpecError
+        The file that describes it is wrong.
+    MissingPluginError
+        Its authors ship their own code, and no plug-in brings it in.
     WeightsError
         The weights are not here, or do not fit.
     EngineError
@@ -107,23 +99,15 @@ def create_encoder(
     """
     if precision not in ("auto", *PRECISIONS):
         raise EngineError(f"precision={precision!r}: choose from auto, {', '.join(PRECISIONS)}")
-    spec = specs().get(name) or _spec_from_timm(name)
-    place = resolve_device(device)
     if batch_size != "auto" and int(batch_size) < 1:
         raise EngineError(f"batch_size={batch_size}: must be at least 1")
+    spec = find_spec(name)
+    place = resolve_device(device)
     engine = resolve_engine(engine, place.type)
-    if random_weights:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network: nn.Module = _build(spec)
-        identity = f"random:{seed}"
-    elif weights is not None:
-        network, identity = _load_local(spec, Path(weights))
-    elif spec.weights is not None:
-        network, identity = _load_packaged(spec)
-    else:
-        network, identity = _load_from_hub(spec)
-    tile_px = spec.input_px or DEFAULT_TILE_PX
+    network, identity = load_network(
+        spec, weights=weights, random_weights=random_weights, seed=seed
+    )
+    tile_px = spec.default_tile_px
     runner = create_engine(
         engine,
         network,
@@ -138,23 +122,8 @@ def create_encoder(
         runner.batch = largest_batch(runner, tile_px)
     if precision in ("auto", "int8"):
         runner = choose_precision(runner, precision, spec.name)
-    contract = EncoderContract(
-        name=spec.name,
-        timm_name=spec.timm_name,
-        timm_arguments=spec.timm_arguments,
-        weights=identity,
-        input_px=spec.input_px,
-        trained_mpp=spec.trained_mpp,
-        mpp_tolerance=spec.mpp_tolerance,
-        mean=spec.mean,
-        std=spec.std,
-        pooling=spec.pooling,
-        width=spec.width,
-        licence=spec.licence,
-        source=spec.source,
-        precision=runner.precision,
-        engine=runner.name,
-        batch=runner.batch,
+    contract = spec.contract(
+        weights=identity, precision=runner.precision, engine=runner.name, batch=runner.batch
     )
     return Encoder(contract, runner)
 
@@ -172,108 +141,3 @@ def resolve_device(device: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _build(spec: EncoderSpec, **arguments: Any) -> nn.Module:
-    model: nn.Module = timm.create_model(
-        spec.timm_name, num_classes=0, **spec.timm_arguments, **arguments
-    )
-    return model
-
-
-def _spec_from_timm(name: str) -> EncoderSpec:
-    """Return a spec of the timm model called `name`, as timm describes it."""
-    architecture = name.partition(".")[0]
-    if not timm.is_model(architecture):
-        close = difflib.get_close_matches(name, [*specs(), *timm.list_models()], n=3, cutoff=0.5)
-        hint = (
-            f"; did you mean {', '.join(close)}?" if close else "; `timm.list_models()` lists them"
-        )
-        raise UnknownEncoderError(f"no encoder called {name!r}{hint}")
-    try:
-        with torch.device("meta"):
-            model: Any = timm.create_model(name, pretrained=False, num_classes=0)
-            config = model.pretrained_cfg
-            size = config["input_size"]
-            features = model.eval().forward_features(torch.empty(1, *size))
-            width = int(model.forward_head(features, pre_logits=True).shape[-1])
-    except (RuntimeError, ValueError) as err:
-        raise UnknownEncoderError(f"timm cannot build {name!r}: {err}") from err
-    return EncoderSpec(
-        name=name,
-        timm_name=name,
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        width=width,
-        licence=str(config.get("license") or "unknown"),
-        source=str(config.get("hf_hub_id") or "timm"),
-        input_px=int(size[-1]) if config.get("fixed_input_size") else None,
-    )
-
-
-def _load_packaged(spec: EncoderSpec) -> tuple[nn.Module, str]:
-    if spec.weights is None:
-        raise WeightsError(f"{spec.name}: has no packaged weights")
-    path = spec.weights.path()
-    digest = _sha256(path)
-    if digest != spec.weights.sha256:
-        raise WeightsError(
-            f"{spec.name}: {path.name} has sha256 {digest[:12]}…, expected "
-            f"{spec.weights.sha256[:12]}…; install {spec.weights.install} again"
-        )
-    values = list(torch.load(path, map_location="cpu", weights_only=True).values())
-    # The package keeps timm's order of parameters under other names; the classifier is left out.
-    model: Any = timm.create_model(spec.timm_name, **spec.timm_arguments)
-    model.load_state_dict(dict(zip(model.state_dict(), values, strict=True)), strict=True)
-    model.reset_classifier(0)
-    return model, f"sha256:{digest}"
-
-
-def _load_local(spec: EncoderSpec, path: Path) -> tuple[nn.Module, str]:
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file of weights")
-    try:
-        state: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-        state = state.get("state_dict", state)
-        model = _build(spec)
-        wanted = model.state_dict()
-        model.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=True)
-    except Exception as err:  # torch raises whatever an untrusted file makes it stumble over
-        raise WeightsError(f"{path}: not weights of {spec.name}: {err}") from err
-    return model, f"sha256:{_sha256(path)}"
-
-
-def _load_from_hub(spec: EncoderSpec) -> tuple[nn.Module, str]:
-    try:
-        path = _hub_file(spec.source)
-        overlay = {"file": str(path), "custom_load": False}
-        model = _build(spec, pretrained=True, pretrained_cfg_overlay=overlay)
-    except Exception as err:  # hub clients raise a different error for every way to be offline
-        raise WeightsError(
-            f"{spec.name}: its weights ({spec.source}) are not in the local cache and cannot be "
-            f"downloaded ({type(err).__name__}); pass --weights PATH, or go online once"
-        ) from err
-    return model, f"sha256:{_sha256(path)}"
-
-
-def _hub_file(repository: str) -> Path:
-    """Return the safetensors file of a hub `repository`, from the cache or downloaded."""
-    for name in HUB_FILES:
-        cached = huggingface_hub.try_to_load_from_cache(repository, name)
-        if isinstance(cached, str):
-            return Path(cached)
-    # The hub's client retries for most of a minute where there is no network: ask once before.
-    huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
-    for name in HUB_FILES[:-1]:
-        if huggingface_hub.file_exists(repository, name):
-            return Path(huggingface_hub.hf_hub_download(repository, name))
-    return Path(huggingface_hub.hf_hub_download(repository, HUB_FILES[-1]))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

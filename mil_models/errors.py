@@ -11,6 +11,14 @@ class UnknownEncoderError(EncoderError, ValueError):
     """There is no encoder of this name."""
 
 
+class EncoderSpecError(EncoderError, ValueError):
+    """A file that describes an encoder is wrong."""
+
+
+class MissingPluginError(EncoderError, ImportError):
+    """The encoder's authors ship their own code, and no installed package brings it in."""
+
+
 class WeightsError(EncoderError, OSError):
     """The encoder's weights are not here, or are not what they should be."""
 

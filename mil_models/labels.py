@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mil_models.errors import LabelTableError
 from tiling.store import SlideStore
+from tiling.urls import file_name, public_url
 
 SPLITS = ("train", "val", "test")
 
@@ -42,7 +43,8 @@ def read_labels(
         patient) and `split` (train, val, test). A slide is found by its id, path, file name or
         stem.
     allow_missing
-        Leave labelled slides without a store out, with a warning, instead of refusing.
+        Leave labelled slides without a store out, with a warning, instead of refusing. Slides
+        without tiles are left out in any case, with a warning too.
 
     Raises
     ------
@@ -75,7 +77,13 @@ def read_labels(
             raise LabelTableError(f"{name}, line {line}: split is {split!r}; use train, val, test")
         found.append(LabelledSlide(store, _value(row, "label", name, line), patient, split))
     _report_missing(name, missing, allow_missing)
-    _check(name, found, len(stores))
+    empty = [slide for slide in found if not len(slide.store)]
+    if empty:
+        warnings.warn(
+            f"{name}: left out for want of tiles: {_some(s.slide_id for s in empty)}", stacklevel=2
+        )
+    found = [slide for slide in found if len(slide.store)]
+    _check(name, found, len(stores) - len(empty))
     return found
 
 
@@ -100,7 +108,8 @@ def _index(stores: Sequence[SlideStore]) -> list[dict[str, list[SlideStore]]]:
     ways: list[dict[str, list[SlideStore]]] = [defaultdict(list) for _ in range(4)]
     for store in stores:
         path = PurePosixPath(store.slide_path)
-        for way, text in zip(ways, (store.slide_id, str(path), path.name, path.stem), strict=True):
+        names = store.slide_id, store.slide_path, path.name, path.stem
+        for way, text in zip(ways, names, strict=True):
             way[text].append(store)
     return ways
 
@@ -108,8 +117,8 @@ def _index(stores: Sequence[SlideStore]) -> list[dict[str, list[SlideStore]]]:
 def _match(
     value: str, index: list[dict[str, list[SlideStore]]], name: str, line: int
 ) -> SlideStore | None:
-    path = PurePosixPath(Path(value).as_posix())
-    resolved = str(Path(value).resolve())
+    path = PurePosixPath(file_name(value))
+    resolved = public_url(value) if "://" in value else str(Path(value).resolve())
     for way, text in zip(index, (value, resolved, path.name, path.stem), strict=True):
         stores = way.get(text, [])
         if len(stores) > 1:
@@ -123,16 +132,29 @@ def _match(
 def _report_missing(name: str, missing: list[str], allow_missing: bool) -> None:
     if not missing:
         return
-    text = f"{name}: {len(missing)} slides have no store ({', '.join(missing[:3])}…)"
+    text = f"{name}: no store of {_some(missing)}"
     if not allow_missing:
         raise LabelTableError(f"{text}; embed them, or pass --allow-missing")
     warnings.warn(text, stacklevel=3)
 
 
+def _some(names: Iterable[str], limit: int = 5) -> str:
+    """Return the first few of `names`, and how many more there are.
+
+    Examples
+    --------
+    >>> _some("abc", limit=2)
+    'a, b and 1 more'
+    """
+    found = list(names)
+    more = f" and {len(found) - limit} more" if len(found) > limit else ""
+    return ", ".join(found[:limit]) + more
+
+
 def _check(name: str, found: list[LabelledSlide], stores: int) -> None:
     twice = [slide for slide, n in Counter(f.slide_id for f in found).items() if n > 1]
     if twice:
-        raise LabelTableError(f"{name}: slides named more than once: {', '.join(twice[:5])}")
+        raise LabelTableError(f"{name}: slides named more than once: {_some(twice)}")
     classes = sorted({f.label for f in found})
     if len(classes) < 2:
         raise LabelTableError(
@@ -144,7 +166,7 @@ def _check(name: str, found: list[LabelledSlide], stores: int) -> None:
     leaking = sorted(p for p, s in sides.items() if len(s) > 1)
     if leaking:
         raise LabelTableError(
-            f"{name}: patients on more than one side of the split: {', '.join(leaking[:5])}"
+            f"{name}: patients on more than one side of the split: {_some(leaking)}"
         )
     if len(found) < stores:
         warnings.warn(

@@ -56,13 +56,18 @@ def patient_interval(
 def summarise(
     targets: NDArray[np.int64], scores: NDArray[np.float64], patients: Sequence[str], *, seed: int
 ) -> dict[str, Any]:
-    """Return pooled AUROC with its interval, balanced accuracy and counts, as JSON values."""
+    """Return pooled AUROC with its interval, balanced accuracy and counts, as JSON values.
+
+    What cannot be said because a class is missing is None.
+    """
     interval = patient_interval(targets, scores, patients, seed=seed)
+    has_all = len(np.unique(targets)) == scores.shape[1]
+    accuracy = balanced_accuracy_score(targets, scores.argmax(axis=1)) if has_all else None
     return {
         "slides": len(targets),
         "patients": len(set(patients)),
         "auroc": auroc(targets, scores),
         "auroc_low": None if interval is None else interval[0],
         "auroc_high": None if interval is None else interval[1],
-        "balanced_accuracy": float(balanced_accuracy_score(targets, scores.argmax(axis=1))),
+        "balanced_accuracy": None if accuracy is None else float(accuracy),
     }

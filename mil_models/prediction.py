@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from mil_models.bags import contract_of, read_bag
-from mil_models.checkpoint import Model
+from mil_models.checkpoint import Model, source_of
 from mil_models.errors import EmptyBagError, ModelMismatchError
 from mil_models.training import evaluate
 from tiling.errors import MissingNodeError
@@ -98,7 +98,7 @@ def predict(store: SlideStore, model: Model) -> Prediction:
             "folds": len(model.heads),
             "intended_use": model.card["intended_use"],
             "bad_tiles": int((~keep).sum()),
-            "seen_in_training": store.slide_id in model.training_slides,
+            "seen_in_training": source_of(store) in model.training_slides,
         },
     )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mil_models.bags import BagCache, common_contract, sample
-from mil_models.checkpoint import INTENDED_USE, save_model
+from mil_models.checkpoint import INTENDED_USE, check_new, save_model, source_of
 from mil_models.errors import LabelTableError
 from mil_models.heads import MILHead, create_head
 from mil_models.labels import LabelledSlide, read_labels
@@ -50,6 +50,11 @@ class TrainOptions:
     learning_rate: float = 2e-4
     weight_decay: float = 1e-4
     max_instances: int = 8192
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "max_instances"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ def train(
     Parameters
     ----------
     stores
-        Slides with finished embeddings; slides without tiles are left out.
+        Slides with finished embeddings; slides without tiles are left out, with a warning.
     labels
         CSV of labels, see :func:`mil_models.labels.read_labels`.
     out
@@ -116,11 +121,14 @@ def train(
         There is a model at `out` already.
     """
     settings = TrainOptions(**options)
-    slides = read_labels(labels, [s for s in stores if len(s)], allow_missing=allow_missing)
+    check_new(Path(out))  # now, not when hours of training are to be saved
+    slides = read_labels(labels, stores, allow_missing=allow_missing)
     contract = common_contract([slide.store for slide in slides], embeddings)
     classes = sorted({slide.label for slide in slides})
     if task == "binary" and len(classes) > 2:
-        raise LabelTableError(f"{len(classes)} classes ({', '.join(classes)}): use task multiclass")
+        raise LabelTableError(
+            f"{len(classes)} classes ({', '.join(classes)}): use --task multiclass"
+        )
     splits = make_splits(slides, folds, seed)
     cache = BagCache(embeddings)
     arguments: dict[str, Any] = {}
@@ -249,7 +257,8 @@ def _oof_rows(
     """Return one row per training slide; scores where a fold that did not see it gave some."""
     rows: dict[int, Json] = {
         index: {"slide_id": slide.slide_id, "patient_id": slide.patient_id, "fold": "",
-                "label": slide.label, **{f"score_{c}": "" for c in classes}}
+                "label": slide.label, **{f"score_{c}": "" for c in classes},
+                "source": source_of(slide.store)}
         for index, slide in enumerate(slides)
     }  # fmt: skip
     for number, fold in enumerate(trained):

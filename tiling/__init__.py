@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tiling.as_zarr import slide_as_zarr
+    from tiling.comparison import compare_readers
     from tiling.errors import SlideError, StoreError, WSIError
     from tiling.grid import TileGrid, TileSpec, tile_grid
     from tiling.heatmap import score_map
@@ -21,10 +23,12 @@ _HOMES = {
     "TileSpec": "grid",
     "TissueMask": "tissue",
     "WSIError": "errors",
+    "compare_readers": "comparison",
     "level_array": "tiles",
     "open_slide": "slide",
     "open_store": "store",
     "score_map": "heatmap",
+    "slide_as_zarr": "as_zarr",
     "tile_array": "tiles",
     "tile_grid": "grid",
     "tissue_mask": "tissue",
@@ -39,10 +43,12 @@ __all__ = [
     "TileSpec",
     "TissueMask",
     "WSIError",
+    "compare_readers",
     "level_array",
     "open_slide",
     "open_store",
     "score_map",
+    "slide_as_zarr",
     "tile_array",
     "tile_grid",
     "tissue_mask",

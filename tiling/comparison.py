@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,30 +13,57 @@ from numpy.typing import NDArray
 from tiling.errors import SlideError, SlideReadError
 from tiling.readers.registry import READERS
 from tiling.slide import Slide, open_slide
+from tiling.urls import public_url
 
 REGION_PX = 256
-RESAMPLING = 2.058
-"""Level-0 px per result px of the resampled tiles: 0.243 to 0.5 µm, as in CAMELYON."""
+CORNER_PX = 1024
+"""Edge of the one region that is compared where a level's pixels lie between level-0 pixels."""
+RATIO = 2.058
+"""Level-0 px per px of the compared tiles: 0.243 to 0.5 µm, as in CAMELYON; never aligned."""
+OVERVIEW_PX = 512
+GLASS = 230
+"""Brightness of the darkest colour from which a part of the overview is taken for empty glass."""
+
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Grey levels (0 to 255) by which two readers differ over all compared pixels.
+    """Grey levels, of 255, by which a reader's pixels differ from the reference's.
 
     Attributes
     ----------
+    places
+        Places that both could read.
     mean, largest
-        Of the absolute difference; None if not one region could be read by both.
-    shift
-        Mean signed difference: a brightness offset.
+        Of the absolute difference; None if there is no such place.
+    brightness
+        Mean of the signed difference.
     unreadable
-        Regions that exactly one of the two could not read.
+        Places that only one of the two could read.
     """
 
+    places: int
     mean: float | None
     largest: int | None
-    shift: float | None
-    unreadable: int = 0
+    brightness: float | None
+    unreadable: int
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every pixel is the same, and what one reads the other reads."""
+        return self.largest == 0 and not self.unreadable
+
+    def __str__(self) -> str:
+        alone = f"; {self.unreadable} places that only one can read" if self.unreadable else ""
+        if self.largest is None:
+            return f"nothing that both can read{alone}"
+        if self.largest == 0:
+            return f"exact{alone}"
+        return (
+            f"differs by {self.mean:.2f} on average, {self.largest} at most, "
+            f"brightness {self.brightness:+.2f}{alone}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +75,11 @@ class ReaderReport:
     problem
         Why it does not open the slide; "" if it does.
     levels
-        The difference at each level's own scale; levels that the reference lacks are left out.
-    exact, fast
-        The difference of tiles at `RESAMPLING`, averaged from full resolution and as read by
-        default, both against the reference's exact ones.
+        The difference at each of the reference's levels, at the level's own scale; None where the
+        reader has no level of that size.
+    exact, default
+        The difference of tiles at `RATIO`, averaged from full resolution, and as read by default;
+        both from the reference's exact tiles.
     """
 
     reader: str
@@ -58,27 +87,54 @@ class ReaderReport:
     decoder: str = ""
     level_sizes: tuple[tuple[int, int], ...] = ()
     mpp: tuple[float, float] | None = None
-    levels: tuple[Difference, ...] = ()
+    levels: tuple[Difference | None, ...] = ()
     exact: Difference | None = None
-    fast: Difference | None = None
+    default: Difference | None = None
+
+    @property
+    def at_own_scale(self) -> str:
+        """The levels in words."""
+        if self.levels and all(d is not None and d.is_exact for d in self.levels):
+            return f"exact on {len(self.levels)} level{'s' * (len(self.levels) > 1)}"
+        named = ("not there" if d is None else str(d) for d in self.levels)
+        return "\n".join(f"level {number}: {text}" for number, text in enumerate(named))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What every reader makes of one slide; `reference` is what the others are compared with."""
+
+    reference: str
+    places: int
+    ratio: float
+    readers: tuple[ReaderReport, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
 
 
 def compare_readers(
     path: str,
     *,
     reference: str = "openslide",
-    regions: int = 24,
+    places: int = 24,
     seed: int = 0,
-) -> list[ReaderReport]:
-    """Open a slide with every reader and compare what they read at random places.
+    storage_options: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Open a slide with every reader and compare what they read at random places on tissue.
+
+    Levels are compared at their own scale, without any resampling. Where a level's pixels do not
+    start on whole level-0 pixels (1303 px, shrunk to 325), OpenSlide interpolates at every place
+    but the corner: there, the corner is compared.
 
     Parameters
     ----------
     reference
         The reader that the others are compared with; where it does not open the slide, the first
         that does.
-    regions
-        Random places on each level, and of resampled tiles.
+    places
+        Random places on each level, and tiles.
 
     Raises
     ------
@@ -90,87 +146,115 @@ def compare_readers(
         slides: dict[str, Slide] = {}
         for name in READERS:
             try:
-                slides[name] = stack.enter_context(open_slide(path, reader=name))
+                opened = open_slide(path, reader=name, storage_options=storage_options)
+                slides[name] = stack.enter_context(opened)
             except SlideError as err:
-                reports[name] = ReaderReport(name, problem=str(err).removeprefix(f"{path}: "))
+                reports[name] = ReaderReport(name, problem=_reason(err, path, name))
         if not slides:
-            open_slide(path)
-        base = slides.get(reference) or next(iter(slides.values()))
+            open_slide(path, storage_options=storage_options)  # raises with every reader's reason
+        base = reference if reference in slides else next(iter(slides))
+        expected = _Sample(slides[base], _places_on_tissue(slides[base], places, seed))
         for name, slide in slides.items():
-            reports[name] = _report(name, slide, base, regions, seed)
-    return [reports[name] for name in READERS]
+            reports[name] = _report(name, slide, expected)
+    return Comparison(base, places, RATIO, tuple(reports[name] for name in READERS))
 
 
-def _report(name: str, slide: Slide, base: Slide, regions: int, seed: int) -> ReaderReport:
-    shared = [
-        level
-        for level, size in enumerate(slide.level_sizes)
-        if level < len(base.level_sizes) and size == base.level_sizes[level]
-    ]
+def _reason(error: SlideError, path: str, reader: str) -> str:
+    reason = str(error).removeprefix(f"{public_url(path)}: ").removeprefix(f"{reader}: ")
+    return reason.removesuffix("; try reader='auto'")
+
+
+class _Sample:
+    """What the reference reads at some places of level 0, ``(N, 2)``, read once for all readers."""
+
+    def __init__(self, slide: Slide, places: NDArray[np.int64]) -> None:
+        self.places = places
+        self.level_sizes = slide.level_sizes
+        self.levels = [_regions(slide, level, places) for level in range(len(slide.level_sizes))]
+        self.tiles = _tiles(slide, places, exact=True)
+
+
+def _report(name: str, slide: Slide, expected: _Sample) -> ReaderReport:
+    def at_level(level: int) -> Difference | None:
+        sizes = slide.level_sizes
+        if level >= len(sizes) or sizes[level] != expected.level_sizes[level]:
+            return None
+        return _difference(_regions(slide, level, expected.places), expected.levels[level])
+
+    places = expected.places
     return ReaderReport(
         reader=name,
         decoder=slide.decoder,
         level_sizes=slide.level_sizes,
         mpp=slide.mpp,
-        levels=tuple(
-            _difference(_native(slide, level, regions, seed), _native(base, level, regions, seed))
-            for level in shared
-        ),
-        exact=_difference(
-            _resampled(slide, regions, seed, exact=True),
-            _resampled(base, regions, seed, exact=True),
-        ),
-        fast=_difference(
-            _resampled(slide, regions, seed, exact=False),
-            _resampled(base, regions, seed, exact=True),
-        ),
+        levels=tuple(at_level(level) for level in range(len(expected.levels))),
+        exact=_difference(_tiles(slide, places, exact=True), expected.tiles),
+        default=_difference(_tiles(slide, places, exact=False), expected.tiles),
     )
 
 
-def _places(slide: Slide, extent: tuple[int, int], count: int, seed: int) -> NDArray[np.int64]:
-    room = [max(length - side, 0) + 1 for length, side in zip(slide.size, extent, strict=True)]
-    return np.random.default_rng(seed).integers(0, room, (count, 2))
+def _places_on_tissue(slide: Slide, count: int, seed: int) -> NDArray[np.int64]:
+    """Return random level-0 places, on tissue as far as there is any: glass is the same for all."""
+    try:
+        overview = slide.thumbnail(OVERVIEW_PX)
+    except SlideReadError:
+        overview = np.zeros((1, 1, 3), np.uint8)
+    rows, columns = np.nonzero(overview.min(axis=2) < GLASS)
+    if not len(rows):
+        rows, columns = np.nonzero(overview.min(axis=2) >= 0)
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, len(rows), count)
+    within = rng.random((count, 2)) + np.stack([columns, rows], axis=1)[chosen]
+    shape = np.array([overview.shape[1], overview.shape[0]])
+    places: NDArray[np.int64] = (within / shape * np.asarray(slide.size)).astype(np.int64)
+    return places
 
 
-def _native(slide: Slide, level: int, count: int, seed: int) -> Iterator[NDArray[np.uint8] | None]:
+def _regions(slide: Slide, level: int, places: NDArray[np.int64]) -> list[Pixels | None]:
+    """Return pixels of a level where no reader has to interpolate; None where unreadable."""
     downsample = slide.level_downsamples[level]
     width, height = slide.level_sizes[level]
+    if not float(downsample).is_integer():
+        corner = min(CORNER_PX, width), min(CORNER_PX, height)
+        return [_region(slide, (0, 0), level, corner)]
+    step = int(downsample)
     size = min(REGION_PX, width), min(REGION_PX, height)
-    extent = round(size[0] * downsample), round(size[1] * downsample)
-    for place in _places(slide, extent, count, seed + level):
-        # On the level's own pixels, where no reader has to interpolate.
-        x0, y0 = (round(round(v / downsample) * downsample) for v in place.tolist())
-        try:
-            yield slide.read_region((x0, y0), level=level, size=size)
-        except SlideReadError:
-            yield None
+    # Centred on the place, and within the level.
+    corners = np.clip(places // step - np.asarray(size) // 2, 0, np.subtract((width, height), size))
+    return [_region(slide, (x * step, y * step), level, size) for x, y in corners.tolist()]
 
 
-def _resampled(
-    slide: Slide, count: int, seed: int, *, exact: bool
-) -> Iterator[NDArray[np.uint8] | None]:
-    tile_px = min(REGION_PX, *(max(int(length / RESAMPLING), 1) for length in slide.size))
-    extent = (round(tile_px * RESAMPLING),) * 2
-    out = np.empty((1, tile_px, tile_px, 3), np.uint8)
-    for place in _places(slide, extent, count, seed):
-        errors = slide.read_into(out, place[None], extent, exact=exact)
-        yield None if errors else out[0].copy()
+def _region(
+    slide: Slide, location: tuple[int, int], level: int, size: tuple[int, int]
+) -> Pixels | None:
+    try:
+        return slide.read_region(location, level=level, size=size)
+    except SlideReadError:
+        return None
 
 
-def _difference(
-    found: Iterator[NDArray[np.uint8] | None], expected: Iterator[NDArray[np.uint8] | None]
-) -> Difference:
-    total = signed = 0.0
-    largest = pixels = unreadable = 0
-    for one, other in zip(found, expected, strict=True):
-        if one is None or other is None:
-            unreadable += (one is None) != (other is None)
-            continue
-        difference = one.astype(np.int16) - other
-        total += float(np.abs(difference).sum())
-        signed += float(difference.sum())
-        largest = max(largest, int(np.abs(difference).max()))
-        pixels += difference.size
-    if not pixels:
-        return Difference(None, None, None, unreadable)
-    return Difference(total / pixels, largest, signed / pixels, unreadable)
+def _tiles(slide: Slide, places: NDArray[np.int64], *, exact: bool) -> list[Pixels | None]:
+    px = min(REGION_PX, *(max(int(length / RATIO), 1) for length in slide.size))
+    extent = (round(px * RATIO),) * 2
+    room = np.maximum(np.subtract(slide.size, extent), 0)
+    coords = np.clip(places - np.asarray(extent) // 2, 0, room)
+    tiles = np.empty((len(places), px, px, 3), np.uint8)
+    errors = slide.read_into(tiles, coords, extent, exact=exact)
+    return [None if index in errors else tile for index, tile in enumerate(tiles)]
+
+
+def _difference(found: Sequence[Pixels | None], expected: Sequence[Pixels | None]) -> Difference:
+    pairs = list(zip(found, expected, strict=True))
+    both = [one.astype(np.int16) - other for one, other in pairs
+            if one is not None and other is not None]  # fmt: skip
+    unreadable = sum((one is None) != (other is None) for one, other in pairs)
+    if not both:
+        return Difference(0, None, None, None, unreadable)
+    values = np.concatenate([difference.ravel() for difference in both])
+    return Difference(
+        places=len(both),
+        mean=float(np.abs(values).mean()),
+        largest=int(np.abs(values).max()),
+        brightness=float(values.mean()),
+        unreadable=unreadable,
+    )

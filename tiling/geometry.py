@@ -9,6 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+SHAPE_TOLERANCE = 0.05
+"""Relative difference in height up to which two pictures have the same shape."""
+
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -72,6 +75,27 @@ def true_downsample(length: int, level_length: int) -> float:
     factor = round(length / level_length)
     is_whole = factor >= 1 and abs(factor * level_length - length) < factor
     return float(factor) if is_whole else length / level_length
+
+
+def is_reduced(size: tuple[int, int], *, base: tuple[int, int], last: tuple[int, int]) -> bool:
+    """Whether a picture can be the next level of a pyramid: smaller, and of the base's shape.
+
+    Parameters
+    ----------
+    size, base, last
+        (width, height) of the picture, of level 0 and of the coarsest level so far.
+
+    Examples
+    --------
+    >>> is_reduced((75, 62), base=(300, 250), last=(150, 125))
+    True
+    >>> is_reduced((387, 463), base=(2220, 2967), last=(2220, 2967))  # a label
+    False
+    """
+    if not (0 < size[0] < last[0] and 0 < size[1] <= last[1]):
+        return False
+    expected = base[1] * size[0] / base[0]
+    return abs(size[1] - expected) <= max(1.0, SHAPE_TOLERANCE * expected)
 
 
 def tile_starts(

@@ -8,10 +8,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tiling.errors import SlideTooLargeError
 from tiling.geometry import tile_starts
+from tiling.resolution import PLAUSIBLE_MPP
 from tiling.slide import Slide
 from tiling.tissue import TissueMask, tissue_mask
 
+MAX_CANDIDATES = 1 << 24
+"""Places for tiles on one slide, tissue or not."""
+CANDIDATES_PER_STEP = 1 << 20
 SQUARE = 8
 """Tiles a side that are kept together: 64 consecutive tiles share most of what is decoded."""
 
@@ -25,7 +30,7 @@ class TileSpec:
     tile_px
         Tile edge in pixels of the result.
     mpp
-        Pixel size of the result, µm.
+        Pixel size of the result, µm; at least 0.05.
     overlap
         Pixels of the result shared by neighbours, less than `tile_px`.
     min_tissue
@@ -48,6 +53,9 @@ class TileSpec:
             raise ValueError(f"tile_px={self.tile_px}: must be at least 1")
         if not 0 < self.mpp < float("inf"):
             raise ValueError(f"mpp={self.mpp}: must be positive, in µm per pixel")
+        if self.mpp < PLAUSIBLE_MPP[0]:
+            raise ValueError(f"mpp={self.mpp}: no slide has pixels that fine; from "
+                             f"{PLAUSIBLE_MPP[0]} µm, e.g. 0.5")  # fmt: skip
         if not 0 <= self.overlap < self.tile_px:
             raise ValueError(f"overlap={self.overlap}: must be 0 to {self.tile_px - 1} px")
         if not 0 <= self.min_tissue <= 1:
@@ -160,6 +168,8 @@ def tile_grid(slide: Slide, spec: TileSpec, mask: TissueMask | None = None) -> T
     ------
     MissingMppError, ImplausibleMppError, ConflictingMppError
         The slide has no pixel size that can be believed.
+    SlideTooLargeError
+        The slide has room for more than `MAX_CANDIDATES` such tiles.
     """
     slide_mpp = slide.require_mpp()
     extent, stride = tile_extent(spec, slide_mpp)
@@ -167,30 +177,52 @@ def tile_grid(slide: Slide, spec: TileSpec, mask: TissueMask | None = None) -> T
     x_starts, y_starts = (
         tile_starts(slide.size[axis], extent[axis], stride[axis], overhang=pads) for axis in (0, 1)
     )
-    coords = in_squares(x_starts, y_starts)
-    if len(coords) and mask is None:
-        mask = tissue_mask(slide)
-    if len(coords) and mask is not None:
-        fraction = mask.fraction(coords, extent)
-    else:
-        fraction = np.zeros(0, np.float32)
-    keep = fraction >= spec.min_tissue
+    candidates = len(x_starts) * len(y_starts)
+    if candidates > MAX_CANDIDATES:
+        raise SlideTooLargeError(
+            f"{slide.name}: {slide.size[0]} x {slide.size[1]} px have room for {candidates} tiles "
+            f"(at most {MAX_CANDIDATES}); ask for larger tiles or less overlap"
+        )
+    coords, fraction = np.zeros((0, 2), np.int64), np.zeros(0, np.float32)
+    if candidates:
+        coords, fraction = _with_tissue(
+            mask or tissue_mask(slide), x_starts, y_starts, extent, spec.min_tissue
+        )
     reason = ""
-    if not len(coords):
+    if not candidates:
         reason = (
             f"the slide is {slide.size[0]} x {slide.size[1]} px, narrower than a tile of "
             f"{extent[0]} x {extent[1]} px at level 0"
         )
-    elif not keep.any():
-        reason = f"no tile of {len(coords)} has at least {spec.min_tissue:.0%} tissue"
+    elif not len(coords):
+        reason = f"no tile of {candidates} has at least {spec.min_tissue:.0%} tissue"
     return TileGrid(
         spec=spec,
-        coords=np.ascontiguousarray(coords[keep]),
-        tissue_fraction=np.ascontiguousarray(fraction[keep]),
+        coords=coords,
+        tissue_fraction=fraction,
         extent=extent,
         stride=stride,
         slide_size=slide.size,
         slide_mpp=slide_mpp,
-        candidates=len(coords),
+        candidates=candidates,
         reason=reason,
     )
+
+
+def _with_tissue(
+    mask: TissueMask,
+    x_starts: NDArray[np.int64],
+    y_starts: NDArray[np.int64],
+    extent: tuple[int, int],
+    min_tissue: float,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the tiles with enough tissue and their share of it, some rows of squares at a time."""
+    rows = max(CANDIDATES_PER_STEP // len(x_starts) // SQUARE, 1) * SQUARE
+    coords, fractions = [], []
+    for first in range(0, len(y_starts), rows):
+        here = in_squares(x_starts, y_starts[first : first + rows])
+        fraction = mask.fraction(here, extent)
+        keep = fraction >= min_tissue
+        coords.append(here[keep])
+        fractions.append(fraction[keep])
+    return np.concatenate(coords), np.concatenate(fractions)

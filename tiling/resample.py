@@ -63,7 +63,7 @@ def area_weights(length: int, start: float, stop: float, count: int) -> sparse.c
 
     Examples
     --------
-    >>> area_weights(3, 0.0, 3.0, 2).toarray().round(4).tolist()
+    >>> area_weights(3, 0.0, 3.0, 2).toarray().astype(float).round(4).tolist()
     [[0.6667, 0.3333, 0.0], [0.0, 0.3333, 0.6667]]
     """
     edges = np.linspace(start, stop, count + 1)

@@ -6,7 +6,7 @@ Opening a slide never fails on its pixel size; :func:`require_mpp` is where a st
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tiling.errors import ConflictingMppError, ImplausibleMppError, MissingMppError
@@ -19,16 +19,35 @@ OBJECTIVE_FACTOR = 1.5
 """Disagreement with ``10 / objective power`` that is worth a warning, never an error."""
 
 _DENSITY_UM = {"centimeter": 10_000.0, "inch": 25_400.0}
-_LENGTH_UM = {"nm": 1e-3, "µm": 1.0, "\u03bcm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
-"""OME's units of length; micrometres are spelt with either of two letters."""
-_SOURCES = (
-    ("openslide.mpp", "openslide.mpp-x", "openslide.mpp-y", 1.0),
-    ("tiffslide.mpp", "tiffslide.mpp-x", "tiffslide.mpp-y", 1.0),
+_DEFAULT_DENSITY = "inch"
+"""What a TIFF means that states a resolution and no unit (TIFF 6.0, section 8)."""
+_LENGTH_UM = {
+    **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
+    **dict.fromkeys(("µm", "\u03bcm", "um", "micron", "micrometer", "micrometre"), 1.0),
+    **dict.fromkeys(("mm", "millimeter", "millimetre"), 1e3),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e4),
+    **dict.fromkeys(("m", "meter", "metre"), 1e6),
+    **dict.fromkeys(("Å", "\u212b", "angstrom"), 1e-4),
+    **dict.fromkeys(("in", "inch"), 25_400.0),
+}
+"""Units of length as OME-XML, OME-NGFF and ImageJ spell them; µ and Å are two letters each."""
+_IMAGEJ_MICRO = "\\u00B5m"
+"""ImageJ escapes what is not ASCII."""
+_VENDOR_SOURCES = (
     ("aperio.MPP", "aperio.MPP", "aperio.MPP", 1.0),
     ("philips.PixelSpacing", "philips.PixelSpacingX", "philips.PixelSpacingY", 1e3),
     ("dicom.PixelSpacing", "dicom.PixelSpacingX", "dicom.PixelSpacingY", 1e3),
 )
+_LIBRARY_SOURCES = (
+    ("openslide.mpp", "openslide.mpp-x", "openslide.mpp-y", 1.0),
+    ("tiffslide.mpp", "tiffslide.mpp-x", "tiffslide.mpp-y", 1.0),
+)
 """Name, keys for x and y, and µm per unit."""
+_UNIT_SOURCES = (
+    ("ome.PhysicalSize", "ome.PhysicalSize{}", "ome.PhysicalSize{}Unit", "µm"),
+    ("ngff.scale", "ngff.Scale{}", "ngff.Scale{}Unit", ""),
+)
+"""Name, key of the value and of its unit by axis, and the unit where none is stated."""
 _OBJECTIVES = ("openslide.objective-power", "tiffslide.objective-power", "aperio.AppMag",
                "ome.NominalMagnification", "dicom.ObjectiveLensPower")  # fmt: skip
 
@@ -71,29 +90,63 @@ class Resolution:
 
 
 def mpp_candidates(properties: Mapping[str, str]) -> tuple[MppCandidate, ...]:
-    """Return every physical pixel size that `properties` state, the reader's own first.
+    """Return every physical pixel size that `properties` state, the most explicit first.
+
+    What the file itself says in words (vendor, DICOM, OME) comes before what a library makes of
+    it, and the resolution tags, which editing programs overwrite, come last: so the choice does
+    not depend on the reader.
 
     Examples
     --------
     >>> [str(c) for c in mpp_candidates({"aperio.MPP": "0.25"})]
     ['aperio.MPP = 0.25 x 0.25 µm']
     """
+    stated = [
+        *_plain_sizes(properties, _VENDOR_SOURCES),
+        *((name, _with_unit(properties, *keys)) for name, *keys in _UNIT_SOURCES),
+        *_plain_sizes(properties, _LIBRARY_SOURCES),
+        *_tag_sizes(properties),
+    ]
+    return tuple(
+        MppCandidate(name, (x, y))
+        for name, (x, y) in stated
+        if x is not None and y is not None and math.isfinite(x) and math.isfinite(y)
+    )
+
+
+_Stated = tuple[float | None, float | None]
+
+
+def _plain_sizes(
+    properties: Mapping[str, str], sources: tuple[tuple[str, str, str, float], ...]
+) -> Iterator[tuple[str, _Stated]]:
+    for name, key_x, key_y, unit_um in sources:
+        x, y = (_positive(properties.get(key)) for key in (key_x, key_y))
+        yield name, (x and x * unit_um, y and y * unit_um)
+
+
+def _with_unit(properties: Mapping[str, str], key: str, unit_key: str, default: str) -> _Stated:
+    """Return (x, y) in µm of a length that has a unit of its own on each axis."""
     found = []
+    for axis in ("X", "Y"):
+        value = _positive(properties.get(key.format(axis)))
+        unit_um = _LENGTH_UM.get(properties.get(unit_key.format(axis), default))
+        found.append(value * unit_um if value and unit_um else None)
+    return found[0], found[1]
 
-    def add(source: str, x: float | None, y: float | None) -> None:
-        if x is not None and y is not None:
-            found.append(MppCandidate(source, (x, y)))
 
-    for source, key_x, key_y, unit_um in _SOURCES:
-        x, y = _positive(properties.get(key_x)), _positive(properties.get(key_y))
-        add(source, x and x * unit_um, y and y * unit_um)
-    add("ome.PhysicalSize", _ome_um(properties, "X"), _ome_um(properties, "Y"))
-    density_um = _DENSITY_UM.get(str(properties.get("tiff.ResolutionUnit", "")).lower())
-    density_x = _positive(properties.get("tiff.XResolution"))
-    density_y = _positive(properties.get("tiff.YResolution"))
-    if density_um and density_x and density_y:
-        add("tiff.XResolution", density_um / density_x, density_um / density_y)
-    return tuple(found)
+def _tag_sizes(properties: Mapping[str, str]) -> Iterator[tuple[str, _Stated]]:
+    """Yield what the TIFF resolution tags say; ImageJ gives them a unit in its description."""
+    x, y = (_positive(properties.get(f"tiff.{axis}Resolution")) for axis in "XY")
+    unit = properties.get("imagej.unit", "")
+    unit_um = _LENGTH_UM.get(unit.replace(_IMAGEJ_MICRO, "µm"))
+    if unit_um is not None:
+        yield "imagej.unit", (x and unit_um / x, y and unit_um / y)
+        return
+    density = properties.get("tiff.ResolutionUnit", _DEFAULT_DENSITY).lower()
+    density_um = _DENSITY_UM.get(density)
+    if density_um is not None:
+        yield "tiff.XResolution", (x and density_um / x, y and density_um / y)
 
 
 def objective_power(properties: Mapping[str, str]) -> float | None:
@@ -121,7 +174,8 @@ def resolve_mpp(
         ]
     else:
         if not candidates:
-            return Resolution(None, "", (), (), "no mpp in the metadata")
+            problem = f"no mpp in the metadata{_unusable(properties)}"
+            return Resolution(None, "", (), (problem,), problem)
         chosen = next((c for c in candidates if c.is_plausible), candidates[0])
         warnings += [
             f"{c} is implausible and ignored"
@@ -140,6 +194,20 @@ def resolve_mpp(
         warnings.append(problem)
     warnings += _objective_warnings(properties, chosen)
     return Resolution(chosen.mpp, chosen.source, candidates, tuple(warnings), problem)
+
+
+def as_pair(mpp: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return a pixel size as the caller gives it, µm, as (x, y); raise `ValueError` if it is none.
+
+    Examples
+    --------
+    >>> as_pair(0.25), as_pair(None)
+    ((0.25, 0.25), None)
+    """
+    pair = (float(mpp), float(mpp)) if isinstance(mpp, int | float) else mpp
+    if pair is not None and not all(math.isfinite(v) and v > 0 for v in pair):
+        raise ValueError(f"mpp={mpp}: must be positive, in µm per pixel")
+    return pair
 
 
 def require_mpp(resolution: Resolution, name: str) -> tuple[float, float]:
@@ -170,10 +238,22 @@ def _objective_warnings(properties: Mapping[str, str], chosen: MppCandidate) -> 
     return [f"{chosen} is unusual for a {power:g}x objective (about {10 / power:.3g} µm)"]
 
 
-def _ome_um(properties: Mapping[str, str], axis: str) -> float | None:
-    value = _positive(properties.get(f"ome.PhysicalSize{axis}"))
-    unit_um = _LENGTH_UM.get(properties.get(f"ome.PhysicalSize{axis}Unit", "µm"))
-    return value * unit_um if value and unit_um else None
+def _unusable(properties: Mapping[str, str]) -> str:
+    """Return, in brackets, what a slide without a pixel size states that looks like one."""
+    found = []
+    power = objective_power(properties)
+    if power is not None:
+        found.append(f"a {power:g}x objective is stated, which is not a pixel size")
+    if "ngff.ScaleX" in properties:
+        unit = properties.get("ngff.ScaleXUnit")
+        found.append(
+            f"ngff.scale = {properties['ngff.ScaleX']} is stated "
+            f"{f'in {unit!r}' if unit else 'without a unit'}"
+        )
+    density = properties.get("tiff.XResolution", "1")
+    if _positive(density) not in (None, 1.0):  # 1 per nothing is what writers put by default
+        found.append(f"tiff.XResolution = {density} is stated without a unit of length")
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def _positive(text: object) -> float | None:

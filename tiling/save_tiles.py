@@ -65,7 +65,9 @@ def save_tiles(
         statuses.blocks[missing].compute(scheduler="threads", num_workers=READING_THREADS)
     bad = count_unreadable(np.asarray(rows.status[:]))
     if len(rows) and bad == len(rows):
-        raise SlideReadError(f"{slide.name}: none of the {bad} tiles can be decoded")
+        raise SlideReadError(
+            f"{slide.name}: none of the {bad} tiles can be decoded; copy the damaged file again"
+        )
     rows.finish(bad_tiles=bad)
     return bad
 

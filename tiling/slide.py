@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import itertools
 import math
-from collections.abc import Mapping
+import os
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.errors import SlideOpenError, SlideReadError
+from tiling.errors import (
+    SlideAccessError,
+    SlideOpenError,
+    SlideReadError,
+    SlideTooLargeError,
+    UnsoundSlideError,
+)
 from tiling.geometry import PixelBox, true_downsample
-from tiling.readers.base import WHITE
-from tiling.readers.registry import is_url, load_reader, open_reader
+from tiling.readers.base import WHITE, UnsupportedSlideError
+from tiling.readers.byte_source import open_bytes
+from tiling.readers.kinds import is_zarr
+from tiling.readers.registry import load_reader, open_reader, slide_file
 from tiling.resample import resample
-from tiling.resolution import Resolution, require_mpp, resolve_mpp
+from tiling.resolution import Resolution, as_pair, require_mpp, resolve_mpp
+from tiling.urls import file_name, is_url, public_url
 
 LEVEL_TOLERANCE = 0.01
 """How much coarser than wanted a level may be, relatively: pyramids state 4.00012 for 4."""
 HASH_BYTES = 1 << 16
+MAX_SIDE_PX = 1 << 22
+"""0.2 m at 0.05 µm per pixel: no glass slide is longer."""
+PART_PX = 2048
+"""Side in source pixels of what is decoded together: a larger rectangle is read in parts."""
+MAX_SOURCE_PX = 1 << 34
+"""Source pixels that one picture may be averaged from: 130,000 x 130,000 px without a pyramid."""
 OPEN_SLIDES = 8
 """Slides that a process keeps open for Dask tasks."""
+
+_opening = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +55,15 @@ class SlideRef:
     path: str
     reader: str = "auto"
     mpp: tuple[float, float] | None = None
-    storage_options: dict[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    storage_options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    def __repr__(self) -> str:
+        return f"SlideRef({public_url(self.path)!r}, reader={self.reader!r}, mpp={self.mpp})"
 
     def open(self) -> Slide:
         """Return this process's shared open slide; it is not the caller's to close."""
-        return _shared_slide(self)
+        with _opening:  # or each thread of a pool would open it, and keep what it fetched apart
+            return _shared_slide(self, _stamp(self.path))
 
 
 class Slide:
@@ -51,7 +75,17 @@ class Slide:
     def __init__(self, ref: SlideRef) -> None:
         self.ref = ref
         self._reader = open_reader(ref.path, reader=ref.reader, storage_options=ref.storage_options)
+        self._check_sizes()
         self.resolution: Resolution = resolve_mpp(self.properties, override=ref.mpp)
+
+    def _check_sizes(self) -> None:
+        for level, (width, height) in enumerate(self._reader.level_sizes):
+            if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
+                self._reader.close()
+                raise UnsoundSlideError(
+                    f"{self.path}: level {level} states {width} x {height} px; a side of a slide "
+                    f"has 1 to {MAX_SIDE_PX} px"
+                )
 
     @property
     def path(self) -> str:
@@ -61,7 +95,7 @@ class Slide:
     @property
     def name(self) -> str:
         """File name."""
-        return PurePosixPath(Path(self.path).as_posix()).name
+        return file_name(self.path)
 
     @property
     def reader(self) -> str:
@@ -77,6 +111,16 @@ class Slide:
     def decoder(self) -> str:
         """What decodes the stored tiles, with its version."""
         return self._reader.decoder
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """Readers that were tried before and refused the slide, and why."""
+        return self._reader.refusals
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is doubtful about the pixel size or particular about how the slide is read."""
+        return *self.resolution.warnings, *self._reader.notes
 
     @property
     def vendor(self) -> str:
@@ -203,17 +247,47 @@ class Slide:
         Returns
         -------
         The error of each rectangle that could not be read, by its index.
+
+        Raises
+        ------
+        SlideTooLargeError
+            A rectangle has more stored pixels than one picture may be averaged from.
         """
         size = out.shape[2], out.shape[1]
+        self.check_source(extent, size, exact=exact)
         level, reduction = self._source_of(extent, size, exact=exact)
         scale = reduction * np.asarray(self._level_scale(level))
+        source = np.asarray(extent) / scale
+        finer = math.ceil((source / size).max() / PART_PX)
+        if finer > 1:
+            return self._read_finer(finer, out, coords, extent, exact=exact)
         edges = np.concatenate([coords, coords + np.asarray(extent)], axis=1) / np.tile(scale, 2)
-        # The last pixel of a level may be half padding, or lack what rounding dropped.
-        beyond = edges[:, 2:] - np.asarray(self.level_sizes[level]) // reduction
-        edges[:, 2:] -= np.where((beyond > 0) & (beyond < 1), beyond, 0)
+        if (source <= PART_PX).all():
+            return self._read_edges(out, edges, level, reduction)
+        errors = {}
+        for index, rectangle in enumerate(edges):
+            for rows, columns, part in _parts(rectangle, size, source):
+                pixels = np.empty_like(out[:1, rows, columns])
+                for error in self._read_edges(pixels, part[None], level, reduction).values():
+                    errors[index] = error
+                out[index, rows, columns] = pixels[0]
+            if index in errors:
+                out[index] = WHITE
+        return errors
+
+    def _read_edges(
+        self, out: NDArray[np.uint8], edges: NDArray[np.float64], level: int, reduction: int
+    ) -> dict[int, SlideReadError]:
+        """Read rectangles whose `edges` (N, 4) are given in px of the reduced level."""
+        size = out.shape[2], out.shape[1]
         edges = np.round(edges, 6)
         low = np.floor(edges[:, :2])
-        high = np.maximum(np.ceil(edges[:, 2:]), low + 1)
+        # The last pixel of a level may be half padding, or lack what rounding dropped: the one
+        # before it stands in its place, so that nothing is shifted.
+        whole = np.asarray(self.level_sizes[level]) // reduction
+        beyond = edges[:, 2:] - whole
+        high = np.where((beyond > 0) & (beyond < 1), whole, np.ceil(edges[:, 2:]))
+        high = np.maximum(high, low + 1)
         boxes = [PixelBox(*b) for b in np.concatenate([low, high], axis=1).astype(int).tolist()]
         inner = edges - np.tile(low, 2)
         is_plain = bool((inner == (0, 0, *size)).all())
@@ -227,6 +301,23 @@ class Slide:
                 errors[index] = pixels
             elif not is_plain:
                 resample(pixels, tuple(part), out[index])
+        return errors
+
+    def _read_finer(
+        self,
+        finer: int,
+        out: NDArray[np.uint8],
+        coords: NDArray[np.int64],
+        extent: tuple[int, int],
+        *,
+        exact: bool,
+    ) -> dict[int, SlideReadError]:
+        """Read a picture with `finer` times as many pixels a side, and average that."""
+        height, width = out.shape[1] * finer, out.shape[2] * finer
+        pixels = np.empty((len(out), height, width, 3), np.uint8)
+        errors = self.read_into(pixels, coords, extent, exact=exact)
+        for index, picture in enumerate(pixels):
+            resample(picture, (0, 0, width, height), out[index])
         return errors
 
     def _source_of(
@@ -245,6 +336,18 @@ class Slide:
         """Return level-0 px per px of `level`, (x, y), free of the rounding of level sizes."""
         (width, height), (level_width, level_height) = self.size, self.level_sizes[level]
         return true_downsample(width, level_width), true_downsample(height, level_height)
+
+    def check_source(
+        self, extent: tuple[int, int], size: tuple[int, int], *, exact: bool = False
+    ) -> None:
+        """Raise `SlideTooLargeError` if reading `extent` as `size` px would decode without end."""
+        level, reduction = self._source_of(extent, size, exact=exact)
+        source = math.prod(extent) / math.prod(self._level_scale(level)) / reduction**2
+        if source > MAX_SOURCE_PX:
+            raise SlideTooLargeError(
+                f"{self.name}: {extent[0]} x {extent[1]} px as {size[0]} x {size[1]} would take "
+                f"{source:.3g} stored px (at most {MAX_SOURCE_PX:.3g}): no level is coarse enough"
+            )
 
     def level_for(self, downsample: float) -> int:
         """Return the coarsest level that is no coarser than `downsample`."""
@@ -298,22 +401,23 @@ def open_slide(
     Parameters
     ----------
     path
-        A slide file, or a URL such as ``s3://bucket/slide.svs`` or ``https://host/slide.tif``.
+        A slide file; a folder that is an OME-Zarr image or holds one DICOM series; or a URL such
+        as ``s3://bucket/slide.svs`` or ``https://host/slide.zarr``.
     reader
-        ``"auto"`` or the name of a reader: ``"tiff"``, ``"openslide"``, ``"tiffslide"``.
+        ``"auto"`` or the name of a reader: ``"tiff"``, ``"openslide"``, ``"dicom"``,
+        ``"ome-zarr"``, ``"tiffslide"``.
     mpp
         Pixel size at level 0 in µm, or (x, y); overrides what the slide states.
     storage_options
-        Passed to fsspec for URLs (keys, endpoint); never stored.
+        Passed to fsspec for URLs (keys, endpoint); never stored. Without them, the environment
+        says: ``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``FSSPEC_S3_ANON=true`` and the like.
 
     Raises
     ------
     SlideOpenError
-        No such file, or no reader opens it.
+        No such file, or no reader opens it; `SlideAccessError` where a URL cannot be reached.
     """
-    pair = (float(mpp), float(mpp)) if isinstance(mpp, int | float) else mpp
-    if pair is not None and not all(math.isfinite(v) and v > 0 for v in pair):
-        raise ValueError(f"mpp={mpp}: must be positive, in µm per pixel")
+    pair = as_pair(mpp)
     if reader != "auto":
         load_reader(reader)
     return Slide(SlideRef(str(path), reader, pair, dict(storage_options or {})))
@@ -321,7 +425,11 @@ def open_slide(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What identifies a slide file: its size and a hash of its first, middle and last bytes."""
+    """What identifies a slide file: its size and a hash of its first, middle and last bytes.
+
+    Of a DICOM series it is the base level's file; of an OME-Zarr image the size is that of the
+    finest level, decoded, and the hash one of its metadata and a few chunks.
+    """
 
     name: str
     size_bytes: int
@@ -329,29 +437,70 @@ class Source:
 
 
 def read_source(path: str, *, storage_options: Mapping[str, Any] | None = None) -> Source:
-    """Return the identity of the file at `path`; reads 192 KiB at most.
+    """Return the identity of the slide at `path`; reads about 192 KiB.
 
     Raises
     ------
     SlideOpenError
-        The file cannot be read.
+        It cannot be read.
     """
+    path = slide_file(path)
+    if is_zarr(path):
+        return _zarr_source(path, storage_options or {})
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path, **(storage_options or {}))
-        size = int(filesystem.size(inner))
-        digest = hashlib.sha256(str(size).encode())
-        middle, end = max(size // 2 - HASH_BYTES // 2, 0), max(size - HASH_BYTES, 0)
-        with filesystem.open(inner, "rb") as file:
-            for start in (0, middle, end):
-                file.seek(start)
-                digest.update(file.read(HASH_BYTES))
-    except (OSError, ValueError, ImportError) as err:
+        with contextlib.closing(open_bytes(path, storage_options or {})) as file:
+            digest = hashlib.sha256(str(file.size).encode())
+            middle, end = max(file.size // 2 - HASH_BYTES // 2, 0), max(file.size - HASH_BYTES, 0)
+            parts = [(start, HASH_BYTES) for start in (0, middle, end)]
+            file.prefetch(parts)
+            for part in parts:
+                digest.update(file.read(*part))
+            return Source(file_name(path), file.size, digest.hexdigest())
+    except SlideAccessError:
+        raise
+    except OSError as err:
         raise SlideOpenError(f"{path}: cannot be read: {err}") from err
-    name = PurePosixPath(Path(inner).as_posix() if not is_url(path) else inner).name
-    return Source(name, size, digest.hexdigest())
+
+
+def _zarr_source(path: str, storage_options: Mapping[str, Any]) -> Source:
+    from tiling.readers.ome_zarr import OmeZarrReader  # zarr is slow to import
+
+    try:
+        opened = OmeZarrReader.open(path, storage_options)
+    except UnsupportedSlideError as err:
+        raise SlideOpenError(f"{path}: {err}") from err
+    try:
+        size_bytes, digest = opened.identity()
+    finally:
+        opened.close()
+    return Source(file_name(path), size_bytes, digest)
+
+
+def _parts(
+    edges: NDArray[np.float64], size: tuple[int, int], source: NDArray[np.float64]
+) -> Iterator[tuple[slice, slice, NDArray[np.float64]]]:
+    """Yield the rows and columns of each part of a picture of `size`, and the part's own edges."""
+    scale = (edges[2:] - edges[:2]) / size
+    bounds = [
+        [length * piece // pieces for piece in range(pieces + 1)]
+        for length, pieces in zip(size, np.ceil(source / PART_PX).astype(int).tolist(), strict=True)
+    ]
+    for top, bottom in itertools.pairwise(bounds[1]):
+        for left, right in itertools.pairwise(bounds[0]):
+            corners = np.array([[left, top], [right, bottom]])
+            part = (np.tile(edges[:2], (2, 1)) + corners * scale).ravel()
+            yield slice(top, bottom), slice(left, right), part
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Return what changes when a local file is replaced."""
+    if is_url(path):
+        return 0, 0
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
 
 
 @functools.lru_cache(maxsize=OPEN_SLIDES)
-def _shared_slide(ref: SlideRef) -> Slide:
+def _shared_slide(ref: SlideRef, stamp: tuple[int, int]) -> Slide:
     # A slide that drops out of the cache is closed by the collector once no thread reads it.
     return Slide(ref)

@@ -23,16 +23,19 @@ from zarr.storage import LocalStore
 
 from tiling.errors import (
     MissingNodeError,
+    StoreError,
     StoreMismatchError,
     StoreOpenError,
     StoreSchemaError,
 )
 from tiling.grid import TileGrid, TileSpec
 from tiling.nodes import ATTRIBUTES, Json, Rows, as_json, attributes_of, slug_of
-from tiling.readers.registry import is_url
+from tiling.readers.kinds import is_zarr
+from tiling.resolution import objective_power
 from tiling.slide import Slide, Source, read_source
 from tiling.tiles import TileGeometry
 from tiling.tissue import TissueMask
+from tiling.urls import is_url, public_url
 
 SCHEMA_VERSION = 1
 GROUPS = ("grid", "embeddings", "status", "predictions", "heatmaps")
@@ -84,7 +87,7 @@ class SlideStore:
 
     @property
     def slide_path(self) -> str:
-        """Where the slide was when the store was made."""
+        """Where the slide was when the store was made; a URL without credentials or query."""
         return str(self.attrs["slide"]["path"])
 
     @property
@@ -345,6 +348,19 @@ def open_store(path: str | Path) -> SlideStore:
     return SlideStore(group, text)
 
 
+def is_store(path: str | Path) -> bool:
+    """Whether a slide store is at `path`, whole, of whatever schema version."""
+    if not is_zarr(path):
+        return False
+    try:
+        open_store(path)
+    except StoreSchemaError:
+        return True
+    except StoreError:
+        return False
+    return True
+
+
 def create_store(
     path: str | Path, slide: Slide, grid: TileGrid, mask: TissueMask, *, slide_id: str
 ) -> SlideStore:
@@ -397,7 +413,7 @@ def check_store(store: SlideStore, slide: Slide, spec: TileSpec) -> None:
 
 def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: str) -> Json:
     source = read_source(slide.path, storage_options=slide.ref.storage_options)
-    path = slide.path if is_url(slide.path) else str(Path(slide.path).resolve())
+    path = public_url(slide.path) if is_url(slide.path) else str(Path(slide.path).resolve())
     return {
         "schema_version": SCHEMA_VERSION,
         "slide_id": slide_id,
@@ -409,6 +425,8 @@ def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: 
             "mpp_x": grid.slide_mpp[0],
             "mpp_y": grid.slide_mpp[1],
             "mpp_source": slide.resolution.source,
+            "mpp_candidates": [str(candidate) for candidate in slide.resolution.candidates],
+            "objective_power": objective_power(slide.properties),
             "vendor": slide.vendor,
             "reader": slide.reader,
             "reader_version": slide.reader_version,
@@ -417,7 +435,7 @@ def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: 
                 {"width": w, "height": h, "downsample": d}
                 for (w, h), d in zip(slide.level_sizes, slide.level_downsamples, strict=True)
             ],
-            "warnings": list(slide.resolution.warnings),
+            "warnings": list(slide.warnings),
         },
         "tissue": {**mask.parameters, "area_mm2": round(mask.area_mm2, 6)},
         "tiles": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 import math
 from dataclasses import dataclass
 
@@ -10,13 +11,17 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.errors import SlideReadError
+from tiling.errors import SlideReadError, SlideTooLargeError
 from tiling.grid import TileGrid
 from tiling.slide import Slide, SlideRef
+
+logger = logging.getLogger(__name__)
 
 TILES_PER_BLOCK = 64
 """Tiles that one Dask task reads; neighbours, since grids follow the file's storage order."""
 LEVEL_CHUNK_PX = 1024
+MAX_LEVEL_CHUNKS = 1 << 18
+"""Tasks in the graph of one level: 500,000 x 500,000 px in chunks of 1024 px."""
 
 
 class TileStatus(enum.IntEnum):
@@ -48,6 +53,8 @@ def read_tiles(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Read the tiles at `coords`, going on past those that cannot be decoded.
 
+    A line in the log names the first of these, and what is wrong with it.
+
     Parameters
     ----------
     coords
@@ -67,6 +74,12 @@ def read_tiles(
     status[reaches_over] = TileStatus.PADDED
     errors = slide.read_into(pixels, coords, geometry.extent, exact=geometry.exact)
     status[list(errors)] = TileStatus.UNREADABLE
+    if errors:
+        index, error = next(iter(errors.items()))
+        logger.warning(
+            "%d of %d tiles cannot be decoded, the first at level-0 (%d, %d): %s",
+            len(errors), len(coords), *coords[index].tolist(), error,
+        )  # fmt: skip
     return pixels, status
 
 
@@ -113,12 +126,26 @@ def level_array(slide: Slide, level: int, *, chunk_px: int = LEVEL_CHUNK_PX) -> 
     Returns
     -------
     uint8, shape ``(height, width, 3)``, one task per chunk.
+
+    Raises
+    ------
+    SlideTooLargeError
+        The level has more chunks than a graph can hold.
     """
     slide.check_level(level)
     width, height = slide.level_sizes[level]
     stored_width, stored_height = slide.tile_size(level)
-    chunk_width = max(round(chunk_px / stored_width), 1) * stored_width
-    chunk_height = max(round(chunk_px / stored_height), 1) * stored_height
+    # Where stored tiles are long (strips), chunks are as long and so much thinner.
+    wanted_width = min(chunk_px, chunk_px**2 // stored_height)
+    chunk_width = max(round(wanted_width / stored_width), 1) * stored_width
+    wanted_height = min(chunk_px, chunk_px**2 // chunk_width)
+    chunk_height = max(round(wanted_height / stored_height), 1) * stored_height
+    chunks = -(-width // chunk_width) * -(-height // chunk_height)
+    if chunks > MAX_LEVEL_CHUNKS:
+        raise SlideTooLargeError(
+            f"{slide.name}: level {level} is {width} x {height} px, {chunks} chunks (at most "
+            f"{MAX_LEVEL_CHUNKS}); pass a larger chunk_px or a coarser level"
+        )
     pixels: da.Array = da.map_blocks(
         _read_level_chunk,
         dtype=np.uint8,

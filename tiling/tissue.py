@@ -18,6 +18,10 @@ from tiling.slide import Slide
 
 WORKING_MPP = 8.0
 """µm per mask pixel: a cell is about one pixel, a 60,000 px slide at 0.25 µm is 1875 px."""
+MAX_MASK_PX = 1 << 25
+"""21 cm² at `WORKING_MPP`, a whole glass slide; larger ones get coarser mask pixels."""
+MAX_FAILURES = 256
+"""Undecodable blocks after which one more is given up whole, not searched for what is readable."""
 SATURATION_FLOOR = 0.06
 """No pixel below this is tissue, so that glass, dust and JPEG noise stay background."""
 SATURATION_CEILING = 0.14
@@ -105,6 +109,8 @@ def tissue_mask(slide: Slide) -> TissueMask:
         The slide has no pixel size that can be believed.
     SlideReadError
         No part of the slide can be decoded.
+    SlideTooLargeError
+        It has no level coarse enough to be looked at as a whole.
 
     References
     ----------
@@ -113,8 +119,10 @@ def tissue_mask(slide: Slide) -> TissueMask:
     """
     mpp = slide.require_mpp()
     width, height = slide.size
-    columns = max(round(width * mpp[0] / WORKING_MPP), 1)
-    rows = max(round(height * mpp[1] / WORKING_MPP), 1)
+    area_um2 = width * mpp[0] * height * mpp[1]
+    working_mpp = max(WORKING_MPP, round(math.sqrt(area_um2 / MAX_MASK_PX), 3))
+    columns = max(round(width * mpp[0] / working_mpp), 1)
+    rows = max(round(height * mpp[1] / working_mpp), 1)
     pixels, readable = _read_overview(slide, (columns, rows))
     pixel_um2 = (width * mpp[0] / columns) * (height * mpp[1] / rows)
     values = ndimage.gaussian_filter(saturation(pixels), SMOOTHING_UM / math.sqrt(pixel_um2))
@@ -126,7 +134,7 @@ def tissue_mask(slide: Slide) -> TissueMask:
     )
     parameters = {
         "method": "saturation-otsu",
-        "working_mpp": WORKING_MPP,
+        "working_mpp": working_mpp,
         "threshold": round(float(threshold), 6),
         "floor": SATURATION_FLOOR,
         "ceiling": SATURATION_CEILING,
@@ -194,7 +202,9 @@ def _read_overview(
     columns, rows = size
     pixels = np.full((rows, columns, 3), 255, np.uint8)
     readable = np.ones((rows, columns), np.bool_)
+    slide.check_source(slide.size, size)
     scale = slide.size[0] / columns, slide.size[1] / rows
+    failures = 0
     first_error: SlideReadError | None = None
     blocks = [
         (left, top, min(_BLOCK_PX, columns - left), min(_BLOCK_PX, rows - top))
@@ -211,12 +221,16 @@ def _read_overview(
             pixels[here] = slide.read_scaled((x0, y0), (x1 - x0, y1 - y0), (width, height))
         except SlideReadError as err:
             first_error = first_error or err
-            if max(width, height) <= _SMALLEST_BLOCK_PX:
+            failures += 1
+            if max(width, height) <= _SMALLEST_BLOCK_PX or failures > MAX_FAILURES:
                 readable[here] = False
             else:
                 blocks += _quarters(left, top, width, height)
     if first_error is not None and not readable.any():
-        raise first_error
+        raise SlideReadError(
+            f"{slide.name}: no part of it can be decoded, the file is damaged: copy it again "
+            f"({first_error})"
+        ) from first_error
     return pixels, readable
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from viewers.layers import LayerData, slide_layers, store_layers
 
@@ -21,12 +20,10 @@ def get_reader(path: str | Sequence[str]) -> ReadFunction | None:
 def _is_ours(path: str) -> bool:
     from tiling.errors import WSIError
     from tiling.slide import open_slide
-    from tiling.store import open_store
+    from tiling.store import is_store
 
     try:
-        if Path(path).suffix == ".zarr":
-            open_store(path)
-        else:
+        if not is_store(path):
             open_slide(path).close()
     except (WSIError, OSError):
         return False
@@ -39,5 +36,7 @@ def _read(path: str | Sequence[str]) -> list[LayerData]:
 
 
 def read_layers(path: str) -> list[LayerData]:
-    """Return the layers of a slide or a slide store."""
-    return store_layers(path) if Path(path).suffix == ".zarr" else slide_layers(path)
+    """Return the layers of a slide or a slide store; both may be folders called ``*.zarr``."""
+    from tiling.store import is_store
+
+    return store_layers(path) if is_store(path) else slide_layers(path)

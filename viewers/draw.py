@@ -39,7 +39,7 @@ def draw_store(store: SlideStore, slide: Slide, prediction: Prediction | None, o
     grid = store.grid
     if prediction is None:
         scores, label, colours = grid.tissue_fraction, "share of tissue", tissue_colours()
-        title = f"{store.slide_id}\n{len(store)} tiles {grid.reason}".rstrip()
+        title = f"{store.slide_id}\n{len(store)} tiles{': ' if grid.reason else ''}{grid.reason}"
     else:
         scores, colours = percentile_rank(prediction.attention), heat_colours()
         label = "attention, percentile rank"

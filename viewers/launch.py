@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tiling.store import open_store
 from viewers._reader import read_layers
 from viewers.errors import ViewerError
 from viewers.layers import attention_layers, slide_layers
@@ -29,9 +30,9 @@ def create_viewer(
     path
         A slide, or a slide store, which brings its slide and its heatmaps.
     store
-        The slide's store.
+        The slide's store; its pixel size holds for both.
     mpp
-        Pixel size in µm, in place of what the slide states.
+        Without a store: pixel size in µm, in place of what the slide states.
 
     Raises
     ------
@@ -46,10 +47,15 @@ def create_viewer(
         import_qt()
     except ImportError as err:
         raise ViewerError(f"the viewer is not installed ({err}); {INSTALL}") from err
-    is_store = Path(path).suffix == ".zarr"
-    layers = read_layers(str(path)) if is_store else slide_layers(path, mpp=mpp)
+    from tiling.store import is_store
+
     if store is not None:
-        layers += attention_layers(store)
+        opened = open_store(store)  # its tiles were laid with its pixel size: both are shown so
+        layers = slide_layers(path, mpp=opened.slide_mpp) + attention_layers(opened)
+    elif is_store(path):
+        layers = read_layers(str(path))
+    else:
+        layers = slide_layers(path, mpp=mpp)
     # Reading off the window's thread: panning blocks it several times less.
     get_settings().experimental.async_ = True
     viewer = napari.Viewer(title=f"{Path(path).name} · research use only", show=show)

@@ -35,6 +35,7 @@ def slide_layers(
     """
     from tiling.slide import Slide, open_slide
     from tiling.tiles import level_array
+    from tiling.urls import public_url
 
     found = slide if isinstance(slide, Slide) else open_slide(slide, mpp=mpp)
     levels = [
@@ -44,12 +45,16 @@ def slide_layers(
     known = resolution.mpp is not None and not resolution.problem
     size = resolution.mpp if known and resolution.mpp is not None else (1.0, 1.0)
     arguments: dict[str, Any] = {
-        "name": Path(found.path).stem,
+        "name": Path(found.name).stem,
         "rgb": True,
         "multiscale": len(levels) > 1,
         "scale": (size[1], size[0]),
         "units": ("um", "um") if known else ("pixel", "pixel"),
-        "metadata": {"path": found.path, "mpp": resolution.mpp, "mpp_source": resolution.source},
+        "metadata": {
+            "path": public_url(found.path),
+            "mpp": resolution.mpp,
+            "mpp_source": resolution.source,
+        },
     }
     return [(levels if len(levels) > 1 else levels[0], arguments, "image")]
 

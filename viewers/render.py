@@ -49,7 +49,9 @@ def overview_figure(
         What the colour bar says.
     """
     width, height = slide_size
-    ratio = min(max(height / width, 0.3), 2.5)
+    # Pixels that are no squares are drawn as they lie on the glass.
+    aspect = mpp[1] / mpp[0]
+    ratio = min(max(aspect * height / width, 0.3), 2.5)
     figure = Figure(figsize=(8, 8 * ratio * 0.88 + 0.7), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -69,7 +71,7 @@ def overview_figure(
         bar.set_label(label, fontsize=9)
         bar.ax.tick_params(labelsize=8)
         bar.outline.set_linewidth(0.5)
-    axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
+    axes.set(xlim=(0, width), ylim=(height, 0), aspect=aspect, xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(linewidth=0.5, color="0.6")
     _draw_scale_bar(axes, slide_size, mpp)
@@ -153,8 +155,9 @@ def _draw_scale_bar(axes: Any, slide_size: tuple[int, int], mpp: tuple[float, fl
     length_um = scale_bar_length(width * mpp[0])
     length = length_um / mpp[0]
     margin, thickness = 0.02 * width, max(0.006 * height, 1)
-    plate_height = 0.075 * max(height, 0.4 * width)
-    bottom = height - margin
+    rows_per_column = mpp[0] / mpp[1]
+    plate_height = 0.075 * max(height, 0.4 * width * rows_per_column)
+    bottom = height - margin * rows_per_column
     axes.add_patch(
         Rectangle(
             (margin, bottom - plate_height),

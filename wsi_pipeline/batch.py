@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
 from distributed import Client, LocalCluster, as_completed, get_worker
 from distributed.scheduler import KilledWorker
 
-from wsi_pipeline.progress import Reporter
+from wsi_pipeline.progress import Reporter, quiet_libraries
 from wsi_pipeline.run_table import RunTable, StageRow
 from wsi_pipeline.stages import SlideJob, run_slide
 
@@ -62,6 +64,24 @@ def _run_spawned(
 
 
 @contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back from this thread and from what it starts.
+
+    A terminal sends it to every process. The workers, started in here, never see it: this process
+    alone does, after they have started, and ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # started later, it would let Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def _local_client(workers: int) -> Iterator[Client]:
     threads = max((os.cpu_count() or 1) // workers, 1)
     environment = {f"{name}_NUM_THREADS": threads for name in ("OMP", "MKL", "OPENBLAS")}
@@ -70,23 +90,25 @@ def _local_client(workers: int) -> Iterator[Client]:
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.logging.distributed": "error",
     }
-    with (
-        dask.config.set(settings),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",  # any free port, this machine only
-            memory_limit=0,  # a limit per worker would kill torch on small laptops
-            silence_logs=logging.ERROR,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    # Not of interest: a worker that takes its time to end, results that end with their worker.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    with dask.config.set(settings):
+        with _interrupts_held():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",  # any free port, this machine only
+                memory_limit=0,  # a limit per worker would kill torch on small laptops
+                silence_logs=logging.ERROR,
+            )
+        with cluster, Client(cluster) as client:
+            yield client
 
 
 def _work(job: SlideJob) -> list[StageRow]:
     worker = get_worker()
+    quiet_libraries()
 
     def tell(stage: str, done: int, total: int) -> None:
         worker.log_event(PROGRESS_TOPIC, [job.slide_id, stage, done, total])

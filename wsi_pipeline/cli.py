@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import sys
 import tomllib
+import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
 from cyclopts.config import Toml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tiling.errors import WSIError
+from tiling.urls import redacted
 from wsi_pipeline import __version__
-from wsi_pipeline.config import BatchOptions, EncoderOptions, TileOptions
-from wsi_pipeline.errors import UsageError
+from wsi_pipeline.config import (
+    BatchOptions,
+    EncoderOptions,
+    ReaderName,
+    TileOptions,
+    check_slide_mpp,
+)
+from wsi_pipeline.errors import UsageError, reason_of
+from wsi_pipeline.progress import quiet_libraries
+
+if TYPE_CHECKING:
+    from tiling.comparison import Comparison
 
 EXIT_USAGE, EXIT_NOTHING_DONE, EXIT_INTERRUPTED = 2, 3, 130
 
-FULL_DISK_REMEDY = "; free some and run the same command again: what is finished is kept"
 SLIDES_HELP = "Files, folders, globs, URLs, or a manifest CSV (path; if wanted slide_id, mpp)."
 OUT_HELP = "Output folder; what is there already is kept."
 Slides = Annotated[list[str], Parameter(negative="", help=SLIDES_HELP)]
@@ -43,7 +54,9 @@ app = App(
     "Research use only; not a medical device.",
     help_epilogue="Start here:\n\n  wsi demo\n\n  wsi run slides/ -o out\n\n  wsi COMMAND --help",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
 )
+app.meta.suppress_keyboard_interrupt = False
 app.meta.group_parameters = cyclopts.Group("For every command", sort_key=0)
 
 
@@ -51,13 +64,21 @@ def _examples(*lines: str) -> str:
     return "Examples:\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
-@app.command(help_epilogue=_examples("wsi info slide.svs", "wsi info slide.svs --json"))
+@app.command(
+    help_epilogue=_examples(
+        "wsi info slide.svs",
+        "wsi info slide.svs --json",
+        "wsi info slide.svs --compare",
+        "wsi info s3://bucket/slide.svs",
+    )
+)
 def info(
     slide: str,
     /,
     *,
-    reader: Literal["auto", "tiff", "openslide", "tiffslide"] = "auto",
+    reader: ReaderName = "auto",
     slide_mpp: SlideMpp = None,
+    compare: Annotated[bool, Flag] = False,
     json_: AsJson = False,
 ) -> int:
     """Show a slide's size, levels and pixel size, and what is doubtful about them.
@@ -65,27 +86,59 @@ def info(
     Parameters
     ----------
     slide
-        A slide file or URL.
+        A slide file, a folder that is one (OME-Zarr, a DICOM series), or a URL.
     reader
         Which library opens it.
+    compare
+        Also read it with every reader that opens it, and say where their pixels differ.
     """
+    from tiling.comparison import compare_readers
     from wsi_pipeline.info import slide_info
 
+    check_slide_mpp(slide_mpp)
     found = slide_info(slide, reader=reader, mpp=slide_mpp)
+    compared = compare_readers(slide) if compare else None
+    if compared is not None:
+        found["comparison"] = compared.to_dict()
     if json_:
         print(json.dumps(found))
         return 0
     table = Table(show_header=False, box=None)
     for key, value in found.items():
+        if key == "comparison":
+            continue
         if key == "levels":
-            value = "\n".join(
-                f"{v['width']} x {v['height']} (1/{v['downsample']:.6g})" for v in value
-            )
-        elif key == "warnings":
+            value = [f"{v['width']} x {v['height']} (1/{v['downsample']:.6g})" for v in value]
+        elif key == "refused_by":
+            value = [f"{name}: {reason}" for name, reason in value.items()]
+        if isinstance(value, list):
             value = "\n".join(value) or "none"
-        table.add_row(f"[bold]{key}[/]", "unknown" if value is None else str(value))
+        table.add_row(f"[bold]{key}[/]", "unknown" if value is None else escape(str(value)))
     Console().print(table)
+    if compared is not None:
+        _show_comparison(compared)
     return 0
+
+
+def _show_comparison(compared: Comparison) -> None:
+    table = Table(
+        title=f"Grey levels, of 255, by which pixels differ from those of {compared.reference}",
+        caption=f"{compared.places} places on tissue. Tiles: {compared.ratio} level-0 px per px; "
+        "exact is averaged from full resolution, default may be shrunk while it is decoded.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for heading in ("reader", "levels at their own scale", "exact tiles", "default tiles"):
+        table.add_column(heading, overflow="fold")
+    for report in compared.readers:
+        if report.problem:
+            table.add_row(report.reader, f"not opened: {escape(redacted(report.problem))}")
+        elif report.reader == compared.reference:
+            table.add_row(report.reader, "the reference", "the reference", str(report.default))
+        else:
+            exact, default = str(report.exact), str(report.default)
+            table.add_row(report.reader, report.at_own_scale, exact, default)
+    Console().print(table)
 
 
 @app.command(
@@ -224,7 +277,8 @@ def heatmap(
     Parameters
     ----------
     model
-        Model folder; slides it has not scored yet are scored. Without it, tissue is drawn.
+        Model folder; slides it has not scored yet are scored. Without it, the slide's only score
+        is drawn, or tissue where there is none.
     """
     from wsi_pipeline.pipeline import draw_stores
 
@@ -265,19 +319,53 @@ def run(
 
 
 @app.command(help_epilogue=_examples("wsi view slide.svs", "wsi view slide.svs --stores out"))
-def view(slide: str, /, *, stores: Path | None = None, slide_mpp: float | None = None) -> int:
+def view(slide: str, /, *, stores: Path | None = None, slide_mpp: SlideMpp = None) -> int:
     """Open a slide in napari, with its heatmap where a store has one.
 
     Parameters
     ----------
     slide
-        A slide file or URL, or a slide store.
+        A slide (file, folder or URL), or a slide store.
     stores
         Output folder of `wsi run` that holds the slide's store.
     """
     from wsi_pipeline.viewing import view_slide
 
+    check_slide_mpp(slide_mpp)
     view_slide(slide, stores=stores, mpp=slide_mpp)
+    return 0
+
+
+@app.command(
+    help_epilogue=_examples(
+        "wsi encoders", "wsi encoders virchow2", "wsi encoders my.toml", "wsi encoders --json"
+    )
+)
+def encoders(name: str | None = None, /, *, json_: AsJson = False) -> int:
+    """List the encoders: whether they can be used here, their licence, tiles and proof.
+
+    Parameters
+    ----------
+    name
+        Show one in full: an encoder, a TOML file that describes one, or any timm model.
+    """
+    from wsi_pipeline.encoder_list import describe, encoder_list, encoder_table
+
+    if name is not None:
+        found = describe(name)
+        if json_:
+            print(json.dumps(found))
+            return 0
+        table = Table(show_header=False, box=None)
+        for key, value in found.items():
+            table.add_row(f"[bold]{key}[/]", escape(str(value)))
+        Console().print(table)
+        return 0
+    rows = encoder_list()
+    if json_:
+        print(json.dumps(rows))
+        return 0
+    Console().print(encoder_table(rows))
     return 0
 
 
@@ -294,7 +382,7 @@ def doctor(*, json_: AsJson = False) -> int:
     for section, entries in report.items():
         table.add_row(f"[bold]{section}[/]", "")
         for key, value in entries.items():
-            table.add_row(f"  {key}", str(value))
+            table.add_row(f"  {key}", escape(str(value)))
     Console().print(table)
     return 0
 
@@ -317,7 +405,8 @@ def demo(
     """
     from wsi_pipeline.demo import run_demo
 
-    return run_demo(out, slides=slides, batch=batch, console=Console())
+    console = Console(stderr=batch.progress == "json")
+    return run_demo(out, slides=slides, batch=batch, console=console)
 
 
 @app.meta.default
@@ -336,17 +425,28 @@ def launch(
         Show tracebacks and the log.
     """
     handler = logging.StreamHandler()
+    handler.setFormatter(_PublicFormatter())
     handler.setLevel(logging.DEBUG if debug else logging.WARNING)
     logging.basicConfig(level=handler.level, handlers=[handler])
+    if not debug:
+        quiet_libraries()
     if config is not None:
         app.config = (_read_config(config),)
     return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+class _PublicFormatter(logging.Formatter):
+    """Log lines without the credentials that URLs in them may carry."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     tokens = sys.argv[1:] if arguments is None else arguments
     warnings.showwarning = _show_warning
+    sys.excepthook = _show_traceback
     sys.exit(run_tokens(tokens))
 
 
@@ -367,30 +467,43 @@ def run_tokens(tokens: list[str]) -> int:
     except (WSIError, OSError) as err:
         if "--debug" in tokens:
             raise
-        is_full = isinstance(err, OSError) and err.errno == errno.ENOSPC
-        _complain(f"{err}{FULL_DISK_REMEDY if is_full else ''}")
+        _complain(reason_of(err))
         return EXIT_USAGE if is_usage(err) else EXIT_NOTHING_DONE
 
 
 def is_usage(err: Exception) -> bool:
     """Whether `err` is about what was asked for, not about slides or the machine."""
-    names = {"UsageError", "LabelTableError", "UnknownEncoderError", "WeightsError",
-             "EncoderMismatchError", "ModelError"}  # fmt: skip
+    names = {"UsageError", "LabelTableError", "EncoderError", "ModelError"}
     return any(kind.__name__ in names for kind in type(err).__mro__)
 
 
 def _read_config(path: Path) -> Toml:
-    """Return the configuration as cyclopts reads it; every table must be a command's."""
+    """Return the configuration as cyclopts reads it, every table and key in it known.
+
+    cyclopts itself looks at the table of the command that runs, and at no other.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise UsageError(f"{path}: {err}") from err
-    unknown = [key for key in tables if key not in set(app)]
-    if unknown:
-        raise UsageError(
-            f"{path}: [{unknown[0]}] is no command; use {', '.join(c for c in app if c[0] != '-')}"
-        )
+    commands = [name for name in app if not name.startswith("-")]
+    for name, table in tables.items():
+        if name not in commands or not isinstance(table, dict):
+            raise UsageError(f"{path}: [{name}] is no command; use {', '.join(commands)}")
+        options = _options_of(name)
+        unknown = [key for key in table if key.replace("_", "-") not in options]
+        if unknown:
+            raise UsageError(
+                f"{path}: [{name}] has no option {unknown[0]!r}; use {', '.join(options)}"
+            )
     return Toml(path, must_exist=True)
+
+
+def _options_of(command: str) -> list[str]:
+    """Return the long names of a command's options, without dashes."""
+    arguments = app[command].assemble_argument_collection()
+    names = [name for argument in arguments for name in argument.names]
+    return [name[2:] for name in names if name.startswith("--")]
 
 
 def _summary(result: Any, batch: BatchOptions) -> int:
@@ -398,6 +511,8 @@ def _summary(result: Any, batch: BatchOptions) -> int:
     if batch.progress == "auto":
         done = result.slides - len(result.failed)
         text = f"{done} of {result.slides} slides done in {result.out}"
+        if result.bad_tiles:
+            text += f"; {result.bad_tiles} tiles could not be read"
         if result.failed:
             text += f"; {len(result.failed)} failed, reasons in {result.out / 'run_table.csv'}"
         Console(stderr=True).print(text, highlight=False, soft_wrap=True)
@@ -407,12 +522,14 @@ def _summary(result: Any, batch: BatchOptions) -> int:
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     """Show a warning as people read it, without the place in the code."""
     console = Console(stderr=True)
-    console.print(f"[yellow]warning:[/] {_plain(str(message))}", highlight=False, soft_wrap=True)
+    console.print(f"[yellow]warning:[/] {escape(redacted(str(message)))}", highlight=False)
+
+
+def _show_traceback(kind: type[BaseException], err: BaseException, trace: Any) -> None:
+    """Show what `--debug` asks for; libraries put whole URLs, signatures included, in messages."""
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, err, trace))))
 
 
 def _complain(message: str) -> None:
-    Console(stderr=True).print(f"[red]wsi:[/] {_plain(message)}", highlight=False, soft_wrap=True)
-
-
-def _plain(message: str) -> str:
-    return message.replace("[", "\\[")
+    text = escape(redacted(message))
+    Console(stderr=True).print(f"[red]wsi:[/] {text}", highlight=False, soft_wrap=True)

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from wsi_pipeline.errors import UsageError
+from wsi_pipeline.errors import UsageError, as_usage_error
 
 if TYPE_CHECKING:
     from tiling.grid import TileSpec
 
+ReaderName = Literal["auto", "tiff", "openslide", "dicom", "ome-zarr", "tiffslide"]
 DEFAULT_TILE_PX = 256
+DEFAULT_MPP = 0.5
+DEFAULT_EDGE: Literal["drop", "pad"] = "drop"
 DEFAULT_ENCODER = "tf_efficientnet_lite0"
 
 
@@ -25,50 +28,53 @@ class TileOptions:
     Parameters
     ----------
     tile_px
-        Tile edge in pixels; the encoder's input size if not given (256 where it takes a range).
+        Tile edge in pixels; the model's if there is one, else the encoder's input size (256 where
+        it takes a range).
     mpp
-        Pixel size of the tiles in µm.
+        Pixel size of the tiles in µm; the model's if there is one, else 0.5.
     overlap
         Pixels that neighbouring tiles share.
     min_tissue
         Smallest share of tissue in a tile, 0 to 1; 0 keeps every tile.
     edge
-        Tiles that reach over the slide's end: leave out, or pad with white.
+        Tiles that reach over the slide's end: leave out, or pad with white. The model's choice if
+        there is one, else drop.
     exact
         Decode at full resolution before averaging.
     slide_mpp
         Pixel size of the slides at level 0 in µm; overrides what they state.
     reader
-        auto, openslide or tiffslide.
+        Which library opens the slides; auto takes the fastest that can.
     save_tiles
         Also store the tiles' pixels.
     """
 
     tile_px: int | None = None
-    mpp: float = 0.5
+    mpp: float | None = None
     overlap: int = 0
     min_tissue: float = 0.1
-    edge: Literal["drop", "pad"] = "drop"
+    edge: Literal["drop", "pad"] | None = None
     exact: Annotated[bool, Parameter(negative="")] = False
     slide_mpp: float | None = None
-    reader: Literal["auto", "tiff", "openslide", "tiffslide"] = "auto"
+    reader: ReaderName = "auto"
     save_tiles: Annotated[bool, Parameter(negative="")] = False
+
+    def __post_init__(self) -> None:
+        check_slide_mpp(self.slide_mpp)
 
     def spec(self, default_tile_px: int = DEFAULT_TILE_PX) -> TileSpec:
         """Return the tile specification, or a `UsageError` that names the wrong value."""
         from tiling.grid import TileSpec  # not at the top: `wsi --help` should be quick
 
-        try:
+        with as_usage_error():
             return TileSpec(
                 tile_px=default_tile_px if self.tile_px is None else self.tile_px,
-                mpp=self.mpp,
+                mpp=DEFAULT_MPP if self.mpp is None else self.mpp,
                 overlap=self.overlap,
                 min_tissue=self.min_tissue,
-                edge=self.edge,
+                edge=self.edge or DEFAULT_EDGE,
                 exact=self.exact,
             )
-        except ValueError as err:
-            raise UsageError(str(err)) from err
 
 
 @Parameter(name="*")
@@ -79,7 +85,8 @@ class EncoderOptions:
     Parameters
     ----------
     encoder
-        Name of an encoder: the offline default, or any timm model.
+        Name of an encoder (`wsi encoders` lists them), a TOML file that describes one, or the name
+        of any timm model; the model's if there is one, else tf_efficientnet_lite0.
     weights
         Local weights (safetensors, or a torch file without code) in place of the published ones.
     random_weights
@@ -97,7 +104,7 @@ class EncoderOptions:
         Take tiles of a size or pixel size the encoder was not made for; recorded.
     """
 
-    encoder: str = DEFAULT_ENCODER
+    encoder: str | None = None
     weights: Path | None = None
     random_weights: Annotated[bool, Parameter(negative="")] = False
     device: str = "auto"
@@ -126,3 +133,9 @@ class BatchOptions:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise UsageError(f"workers={self.workers}: must be at least 1")
+
+
+def check_slide_mpp(mpp: float | None) -> None:
+    """Raise `UsageError` if the pixel size given for the slides is no pixel size at all."""
+    if mpp is not None and not 0 < mpp < float("inf"):
+        raise UsageError(f"slide_mpp={mpp}: must be positive, in µm per pixel, e.g. 0.25")

@@ -12,7 +12,8 @@ from rich.progress import track
 from tiling.samples import sample_id, sample_label, write_sample_slide
 from wsi_pipeline.config import BatchOptions, EncoderOptions, TileOptions
 from wsi_pipeline.errors import UsageError
-from wsi_pipeline.pipeline import plan, run_slides, write_outputs
+from wsi_pipeline.pipeline import output_folder, plan, run_slides, write_outputs
+from wsi_pipeline.stages import require_models
 from wsi_pipeline.training import train_model
 
 FEWEST_SLIDES = 4
@@ -35,6 +36,8 @@ def run_demo(out: Path, *, slides: int, batch: BatchOptions, console: Console) -
     """
     if slides < FEWEST_SLIDES:
         raise UsageError(f"--slides {slides}: cross-validation needs at least {FEWEST_SLIDES}")
+    require_models()
+    output_folder(out)
     archive, model = out / "slides", out / "model"
     steps: Iterable[int] = track(range(slides), "making slides", console=console)
     paths = [str(write_sample_slide(archive, index)) for index in steps]
@@ -68,7 +71,7 @@ def run_demo(out: Path, *, slides: int, batch: BatchOptions, console: Console) -
 
 def _write_labels(path: Path, slides: int) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["slide_id", "patient_id", "label"])
         for index in range(slides):
             writer.writerow([sample_id(index), f"patient_{index:02d}", sample_label(index)])

@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from tiling.errors import WSIError
 from tiling.readers.registry import READERS, load_reader
 from wsi_pipeline.results import package_versions
 
@@ -67,11 +68,20 @@ def _engines() -> dict[str, str]:
 
 
 def _weights() -> dict[str, str]:
+    """Return the encoders that need no network, and where their weights are."""
     if importlib.util.find_spec("torch") is None:
         return {}
-    from mil_models.registry import offline_weights
+    from mil_models.registry import DEFAULT_ENCODER, specs
+    from mil_models.weight_files import is_here, weights_state
 
-    return offline_weights()
+    try:
+        return {
+            name: weights_state(spec)
+            for name, spec in specs().items()
+            if name == DEFAULT_ENCODER or is_here(spec)
+        }
+    except WSIError as err:
+        return {"not usable": str(err)}
 
 
 def _viewer() -> dict[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tiling.resolution import objective_power
 from tiling.slide import open_slide
+from tiling.urls import public_url
+from wsi_pipeline.manifest import slide_name
 
 
 def slide_info(path: str, *, reader: str = "auto", mpp: float | None = None) -> dict[str, Any]:
@@ -20,8 +21,8 @@ def slide_info(path: str, *, reader: str = "auto", mpp: float | None = None) -> 
     with open_slide(path, reader=reader, mpp=mpp) as slide:
         resolution = slide.resolution
         return {
-            "slide_id": PurePosixPath(Path(path).as_posix()).stem,
-            "path": path,
+            "slide_id": slide_name(path),
+            "path": public_url(path),
             "reader": slide.reader,
             "reader_version": slide.reader_version,
             "decoder": slide.decoder,
@@ -40,6 +41,6 @@ def slide_info(path: str, *, reader: str = "auto", mpp: float | None = None) -> 
                 )
             ],
             "associated_images": list(slide.associated_names),
-            "warnings": [*resolution.warnings, *([resolution.problem] if not resolution.warnings
-                         and resolution.problem else [])],
-        }  # fmt: skip
+            "refused_by": dict(slide.refusals),
+            "warnings": list(slide.warnings),
+        }

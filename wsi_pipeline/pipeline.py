@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,15 +16,22 @@ from tiling.errors import StoreError
 from tiling.store import Prediction, SlideStore, iter_stores, open_store
 from wsi_pipeline import __version__
 from wsi_pipeline.batch import run_batch
-from wsi_pipeline.config import BatchOptions, EncoderOptions, TileOptions
-from wsi_pipeline.errors import OutputError, UsageError
+from wsi_pipeline.config import DEFAULT_ENCODER, BatchOptions, EncoderOptions, TileOptions
+from wsi_pipeline.errors import OutputError, UsageError, reason_of
 from wsi_pipeline.manifest import SlideEntry, collect_slides
 from wsi_pipeline.progress import create_reporter
-from wsi_pipeline.results import find_prediction, package_versions, write_json, write_predictions
+from wsi_pipeline.results import (
+    ScoredSlide,
+    find_prediction,
+    package_versions,
+    write_json,
+    write_predictions,
+)
 from wsi_pipeline.run_table import RunTable, StageRow
 from wsi_pipeline.stages import SlideJob, load_encoder, load_model, resolved
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOTHING_DONE = 0, 1, 2, 3
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,14 @@ class RunResult:
     slides: int
     failed: tuple[str, ...]
     rows: tuple[StageRow, ...]
+
+    @property
+    def bad_tiles(self) -> int:
+        """Tiles that could not be read, over all slides."""
+        worst: dict[str, int] = {}
+        for row in self.rows:
+            worst[row.slide_id] = max(row.bad_tiles, worst.get(row.slide_id, 0))
+        return sum(worst.values())
 
     @property
     def exit_code(self) -> int:
@@ -100,6 +116,7 @@ def plan(
     model_path = None if model is None else Path(model).resolve()
     if model_path is not None:
         tiles, encoder = _fit_to_model(model_path, tiles, encoder)
+    encoder = replace(encoder, encoder=encoder.encoder or DEFAULT_ENCODER)
     spec = tiles.spec()
     if "embed" in stages:
         loaded = load_encoder(encoder)
@@ -118,7 +135,7 @@ def plan(
 def _fit_to_model(
     model_path: Path, tiles: TileOptions, encoder: EncoderOptions
 ) -> tuple[TileOptions, EncoderOptions]:
-    """Return the options with what the model was trained on where the caller left the default."""
+    """Return the options with what the model was trained on where the caller said nothing."""
     model = load_model(model_path)
     spec = model.tile_spec
     changes = {
@@ -127,7 +144,7 @@ def _fit_to_model(
         if key in TileOptions.__dataclass_fields__
         and getattr(tiles, key) == getattr(TileOptions(), key)
     }
-    if encoder.encoder == EncoderOptions().encoder:
+    if encoder.encoder is None:
         encoder = replace(encoder, encoder=str(model.card["encoder"]["name"]))
     card = model.card["encoder"]
     trained = {
@@ -173,8 +190,10 @@ def run_jobs(
         table = RunTable(out / "run_table.csv")
         with create_reporter(batch.progress) as reporter:
             rows = run_batch(jobs, workers=batch.workers, table=table, reporter=reporter)
-    except PermissionError as err:
-        raise OutputError(f"{out}: cannot be written ({err.strerror}); choose another -o") from err
+    except OSError as err:
+        if err.errno not in NOT_WRITABLE:
+            raise
+        raise _output_error(out, err) from err
     failed = tuple(dict.fromkeys(row.slide_id for row in rows if row.status == "failed"))
     result = RunResult(out, len(jobs), failed, tuple(rows))
     record = {
@@ -207,7 +226,7 @@ def predict_stores(
     job = replace(_stored_job(root, ["predict"]), model=_checked_model(model))
     result = run_stores("predict", root, job, batch=batch)
     folder = root if out is None else output_folder(out, stores=False)
-    _write_scores(folder, _open_stores(root, result), job.model)
+    _write_scores(folder, result, _open_stores(result), job.model)
     return result
 
 
@@ -234,12 +253,12 @@ def write_outputs(
     """Write ``predictions.csv`` (with a model) and ``report.html`` for the slides of a run."""
     from wsi_pipeline.page import write_page
 
-    stores = _open_stores(result.out, result)
+    stores = _open_stores(result)
     write_page(
         result.out,
         result.rows,
         stores=stores,
-        predictions=_write_scores(result.out, stores, job.model),
+        predictions=_write_scores(result.out, result, stores, job.model),
         parameters=parameters_of(job, batch),
         model=None if job.model is None else load_model(job.model),
         out_of_fold=None if job.model is None else out_of_fold_scores(job.model),
@@ -257,24 +276,29 @@ def out_of_fold_scores(model: Path) -> dict[str, float]:
 
 
 def _write_scores(
-    folder: Path, stores: Mapping[str, SlideStore], model: Path | None
+    folder: Path, result: RunResult, stores: Mapping[str, SlideStore], model: Path | None
 ) -> dict[str, Prediction | None]:
     """Write ``predictions.csv`` if there is a model; return what it said of each slide."""
     if model is None:
-        return dict.fromkeys(stores)
+        return {}
     loaded = load_model(model)
     predictions = {i: find_prediction(s, loaded.model_id) for i, s in stores.items()}
-    rows = [(stores[i], predictions[i]) for i in stores]
-    write_predictions(folder / "predictions.csv", loaded.classes, rows)
+    failures = {row.slide_id: row.reason for row in result.rows if row.status == "failed"}
+    slides = [
+        ScoredSlide(slide_id, stores.get(slide_id), predictions.get(slide_id),
+                    failures.get(slide_id, ""))
+        for slide_id in dict.fromkeys(row.slide_id for row in result.rows)
+    ]  # fmt: skip
+    write_predictions(folder / "predictions.csv", loaded.classes, slides)
     return predictions
 
 
-def _open_stores(out: Path, result: RunResult) -> dict[str, SlideStore]:
+def _open_stores(result: RunResult) -> dict[str, SlideStore]:
     """Return the stores of a run's slides; those that were never made are left out."""
     found = {}
     for slide_id in dict.fromkeys(row.slide_id for row in result.rows):
         with contextlib.suppress(StoreError):
-            found[slide_id] = open_store(out / "stores" / f"{slide_id}.zarr")
+            found[slide_id] = open_store(result.out / "stores" / f"{slide_id}.zarr")
     return found
 
 
@@ -305,8 +329,14 @@ def output_folder(out: str | Path, *, stores: bool = True) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as err:
-        raise OutputError(f"{path}: cannot be written ({err.strerror}); choose another -o") from err
+        raise _output_error(path, err) from err
     return path.resolve()
+
+
+def _output_error(path: Path, err: OSError) -> OutputError:
+    if err.errno == errno.ENOSPC:
+        return OutputError(f"{path}: {reason_of(err)}")
+    return OutputError(f"{path}: cannot be written ({err.strerror or err}); choose another -o")
 
 
 def root_of(stores: str | Path) -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Protocol, Self, TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -94,7 +96,7 @@ class RichReporter(SilentReporter):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
-            transient=not console.is_terminal,
+            disable=not console.is_terminal,
         )
         self._all = self._progress.add_task("slides", total=None, unit="slides")
         self._failed = 0
@@ -115,7 +117,7 @@ class RichReporter(SilentReporter):
             self._bars[slide_id] = self._progress.add_task("", total=total, unit="tiles")
         self._progress.update(
             self._bars[slide_id],
-            description=f"  {stage} {_shortened(slide_id)}",
+            description=f"  {stage} {escape(_shortened(slide_id))}",
             completed=done,
             total=total,
         )
@@ -126,9 +128,8 @@ class RichReporter(SilentReporter):
         for row in rows:
             if row.status == "failed":
                 self._failed += 1
-                self._progress.console.print(
-                    f"[red]failed[/] {row.stage} {slide_id}: {row.reason}", highlight=False
-                )
+                text = f"[red]failed[/] {row.stage} {escape(f'{slide_id}: {row.reason}')}"
+                self._progress.console.print(text, highlight=False, soft_wrap=True)
         unit = f"slides, {self._failed} failed" if self._failed else "slides"
         self._progress.update(self._all, advance=1, unit=unit)
 
@@ -140,6 +141,11 @@ def create_reporter(kind: Literal["auto", "json", "none"]) -> Reporter:
     if kind == "none":
         return SilentReporter()
     return RichReporter(Console(stderr=True))
+
+
+def quiet_libraries() -> None:
+    """Keep to itself what tifffile thinks of broken files: our own errors name the file."""
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 def _shortened(text: str, width: int = 32) -> str:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from tiling.store import Prediction, SlideStore
 from wsi_pipeline import __version__
 
 RECORDED_PACKAGES = (
-    "dask", "numpy", "openslide-bin", "openslide-python", "scikit-image", "tiffslide", "timm",
-    "torch", "zarr",
+    "dask", "imagecodecs", "numpy", "openslide-bin", "openslide-python", "pydicom", "scikit-image",
+    "simplejpeg", "tifffile", "tiffslide", "timm", "torch", "wsidicom", "zarr",
 )  # fmt: skip
 
 
@@ -37,10 +38,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def write_predictions(
-    path: Path, classes: Sequence[str], stores: Iterable[tuple[SlideStore, Prediction | None]]
-) -> int:
-    """Write ``predictions.csv``: one row per store; a slide that has no score says why.
+@dataclass(frozen=True, slots=True)
+class ScoredSlide:
+    """A slide of a run, its store and score as far as there are any, and why it failed, if so."""
+
+    slide_id: str
+    store: SlideStore | None
+    prediction: Prediction | None
+    failure: str = ""
+
+
+def write_predictions(path: Path, classes: Sequence[str], slides: Iterable[ScoredSlide]) -> int:
+    """Write ``predictions.csv``: one row per slide; one that has no score says why.
 
     Columns: slide_id, label, score_<class>…, tiles, bad_tiles, seen_in_training, reason. Return
     the number of slides that have a score.
@@ -52,20 +61,26 @@ def write_predictions(
         replacing(path) as partial,
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        for store, prediction in stores:
-            row: dict[str, Any] = {"slide_id": store.slide_id, "tiles": len(store)}
-            if prediction is None:
-                row["reason"] = store.grid.reason or "not predicted"
-            else:
-                scored += 1
-                row |= {f"score_{c}": f"{v:.6f}" for c, v in prediction.scores.items()}
-                row["label"] = prediction.label
-                row["bad_tiles"] = prediction.attrs["bad_tiles"]
-                row["seen_in_training"] = str(prediction.attrs["seen_in_training"]).lower()
-            writer.writerow(row)
+        for slide in slides:
+            scored += slide.prediction is not None
+            writer.writerow(_prediction_row(slide))
     return scored
+
+
+def _prediction_row(slide: ScoredSlide) -> dict[str, Any]:
+    row: dict[str, Any] = {"slide_id": slide.slide_id, "reason": slide.failure}
+    if slide.store is not None:
+        row["tiles"] = len(slide.store)
+        row["reason"] = slide.failure or slide.store.grid.reason
+    if slide.prediction is not None:
+        attrs = slide.prediction.attrs
+        row |= {f"score_{c}": f"{v:.6f}" for c, v in slide.prediction.scores.items()}
+        row["label"] = slide.prediction.label
+        row["bad_tiles"] = attrs["bad_tiles"]
+        row["seen_in_training"] = str(attrs["seen_in_training"]).lower()
+    return row
 
 
 def find_prediction(store: SlideStore, model_id: str) -> Prediction | None:

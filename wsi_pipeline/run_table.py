@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from tiling.atomic import replacing
+from wsi_pipeline.errors import UsageError
 
 SAVE_EVERY_S = 2.0
 
@@ -38,9 +39,7 @@ class RunTable:
         self.rows: dict[tuple[str, str], StageRow] = {}
         self._saved = 0.0
         if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    self._put(_parse(row))
+            self._load()
 
     def add(self, rows: Iterable[StageRow]) -> None:
         """Take in what a slide's stages reported; written to disk every few seconds."""
@@ -55,10 +54,20 @@ class RunTable:
             replacing(self.path) as partial,
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.DictWriter(file, [f.name for f in fields(StageRow)])
+            writer = csv.DictWriter(file, [f.name for f in fields(StageRow)], lineterminator="\n")
             writer.writeheader()
             writer.writerows(asdict(row) for row in self.rows.values())
         self._saved = time.monotonic()
+
+    def _load(self) -> None:
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    self._put(_parse(row))
+        except (KeyError, TypeError, ValueError) as err:
+            raise UsageError(
+                f"{self.path}: not a run table of ours ({err}); move it away and run again"
+            ) from err
 
     def _put(self, row: StageRow) -> None:
         self.rows[row.slide_id, row.stage] = row

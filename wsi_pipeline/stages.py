@@ -21,14 +21,17 @@ from tiling.save_tiles import save_tiles
 from tiling.slide import Slide, open_slide
 from tiling.store import Prediction, SlideStore, check_store, create_store, open_store
 from tiling.tissue import tissue_mask
-from wsi_pipeline.config import EncoderOptions, TileOptions
-from wsi_pipeline.errors import OutputError, UsageError
+from tiling.urls import redacted
+from wsi_pipeline.config import DEFAULT_ENCODER, EncoderOptions, TileOptions
+from wsi_pipeline.errors import OutputError, UsageError, as_usage_error, reason_of
 from wsi_pipeline.manifest import SlideEntry
 from wsi_pipeline.run_table import StageRow
 
 if TYPE_CHECKING:
     from mil_models import Encoder, Model
 
+ENLARGED = 0.9
+"""Tiles with pixels smaller than so many of the slide's hold detail that was never scanned."""
 OnTiles = Callable[[str, int, int], None]
 """Called with (stage, tiles done, tiles in all)."""
 
@@ -113,7 +116,7 @@ def run_slide(job: SlideJob, on_tiles: OnTiles | None = None) -> list[StageRow]:
                 rows.append(_row(job, stage, started, STAGES[stage](work)))
         _error_file(job).unlink(missing_ok=True)
     except Exception as err:
-        reason = f"{type(err).__name__}: {err}"
+        reason = redacted(f"{type(err).__name__}: {reason_of(err)}")
         seconds = round(time.perf_counter() - started, 3)
         rows.append(StageRow(job.slide_id, stage, "failed", reason, seconds))
         _keep_traceback(job)
@@ -130,15 +133,16 @@ def load_encoder(options: EncoderOptions) -> Encoder:
     """Return this process's encoder for `options`."""
     if options not in _encoders:
         require_models()
-        found = mil_models.create_encoder(
-            options.encoder,
-            weights=options.weights,
-            random_weights=options.random_weights,
-            device=options.device,
-            batch_size=options.batch_size,
-            engine=options.engine,
-            precision=options.precision,
-        )
+        with as_usage_error():
+            found = mil_models.create_encoder(
+                options.encoder or DEFAULT_ENCODER,
+                weights=options.weights,
+                random_weights=options.random_weights,
+                device=options.device,
+                batch_size=options.batch_size,
+                engine=options.engine,
+                precision=options.precision,
+            )
         _encoders.clear()
         _encoders[options] = _encoders[resolved(options, found)] = found
     return _encoders[options]
@@ -181,7 +185,15 @@ def _tile(work: SlideWork) -> StageOutcome:
         create_store(job.store_path, work.slide, grid, mask, slide_id=job.slide_id)
     else:
         check_store(store, work.slide, job.spec)
-    return StageOutcome(len(work.store), reason=work.store.grid.reason)
+    return StageOutcome(len(work.store), reason=_remark(work.store))
+
+
+def _remark(store: SlideStore) -> str:
+    """Return why a store has no tiles, or that its tiles are finer than the slide's own pixels."""
+    reason, effective = store.grid.reason, store.grid.effective_mpp[0]
+    if not reason and effective < ENLARGED * store.slide_mpp[0]:
+        return f"tiles of {effective:.3g} µm are enlarged from the slide's {store.slide_mpp[0]:.3g}"
+    return reason
 
 
 def _save_tiles(work: SlideWork) -> StageOutcome:
@@ -198,7 +210,7 @@ def _embed(work: SlideWork) -> StageOutcome:
         allow_mismatch=options.allow_mismatch,
         on_progress=work.progress("embed"),
     )
-    return StageOutcome(summary.tiles, summary.bad_tiles)
+    return StageOutcome(summary.tiles, summary.bad_tiles, reason=work.store.grid.reason)
 
 
 def _predict(work: SlideWork) -> StageOutcome:
@@ -214,8 +226,13 @@ def _heatmap(work: SlideWork) -> StageOutcome:
     from viewers.draw import draw_store
 
     prediction = work.prediction
-    if prediction is None and work.store.prediction_names():
-        prediction = work.store.prediction()  # the only one; several ask for --model
+    names = work.store.prediction_names()
+    if work.job.stages == ("heatmap",) and names:  # what was scored before; a run draws its own
+        if len(names) > 1:
+            raise UsageError(
+                f"the store holds {len(names)} scores ({', '.join(names)}): pass --model"
+            )
+        prediction = work.store.prediction()
     draw_store(work.store, work.slide, prediction, work.job.out)
     return StageOutcome(len(work.store))
 
@@ -264,6 +281,6 @@ def _keep_traceback(job: SlideJob) -> None:
     path = _error_file(job)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
+        path.write_text(redacted(traceback.format_exc()), encoding="utf-8")
     except OSError:
         pass  # a full disk is what failed the slide: the row says so

@@ -11,6 +11,7 @@ from rich.table import Table
 
 import mil_models
 from tiling.store import iter_stores
+from wsi_pipeline.errors import as_usage_error
 from wsi_pipeline.stages import require_models
 
 
@@ -38,9 +39,10 @@ def train_model(
             text = "" if loss is None else f"validation loss {loss:.4f}"
             progress.update(bars[fold], completed=epoch, total=epochs, loss=text)
 
-        result = mil_models.train(
-            list(iter_stores(stores)), labels, out, on_progress=tell, **options
-        )
+        with as_usage_error():
+            result = mil_models.train(
+                list(iter_stores(stores)), labels, out, on_progress=tell, **options
+            )
     metrics: dict[str, Any] = result.metrics
     _show(metrics, console)
     return metrics

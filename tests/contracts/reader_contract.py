@@ -15,7 +15,10 @@ from tiling.errors import SlideOpenError, SlideReadError
 
 
 class ReaderContract:
+    """A reader of other than TIFF gives `coded_path` and `corrupt_path` as fixtures of its own."""
+
     reader: ClassVar[str]
+    corrupt_message: ClassVar[str] = r"corrupt\.tif: level 0"
 
     def test_sizes_and_downsamples(self, coded_path: Path) -> None:
         with open_slide(coded_path, reader=self.reader) as slide:
@@ -42,6 +45,8 @@ class ReaderContract:
             before = slide.read_region((-2, -1), level=0, size=(4, 3))
             after = slide.read_region((1300, 1004), level=0, size=(4, 4))
             beyond = slide.read_region((5000, 5000), level=0, size=(2, 2))
+            padding = slide.read_region((1303, 10), level=0, size=(5, 5))  # of a stored tile
+        assert (padding == 255).all()
         assert before[:, :, 0].tolist() == [[255] * 4, [255, 255, 0, 1], [255, 255, 0, 1]]
         assert (after[:2, :2] == coded_pixels(*CODED_SIZE)[1004:, 1300:]).all()
         assert (after[2:] == 255).all()
@@ -51,7 +56,7 @@ class ReaderContract:
     def test_corrupt_tile_raises_and_the_slide_stays_usable(self, corrupt_path: Path) -> None:
         with open_slide(corrupt_path, reader=self.reader) as slide:
             before = slide.read_region((512, 256), level=0, size=(64, 64))
-            with pytest.raises(SlideReadError, match=r"corrupt\.tif: level 0"):
+            with pytest.raises(SlideReadError, match=self.corrupt_message):
                 slide.read_region((1024, 768), level=0, size=(256, 256))
             after = slide.read_region((512, 256), level=0, size=(64, 64))
         assert np.array_equal(before, after)

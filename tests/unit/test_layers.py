@@ -13,8 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ["tiling", "mil_models", "viewers", "wsi_pipeline"]
 TORCH = {"torch", "torchvision", "timm", "safetensors"}
 GUI = {"napari", "qtpy", "PySide6", "matplotlib", "jinja2", "fastapi", "vispy"}
-SLIDES = {"openslide", "tiffslide", "wsidicom", "cucim"}
-MODELS_MAY_USE = {"errors", "exchange", "geometry", "grid", "nodes", "samples", "store", "tiles"}
+SLIDES = {"openslide", "tiffslide", "wsidicom", "pydicom", "cucim"}
+MODELS_MAY_USE = {
+    "errors", "exchange", "geometry", "grid", "nodes", "samples", "store", "tiles", "urls",
+}  # fmt: skip
 
 
 def imports_of(path: Path, *, at_run_time: bool = True) -> set[str]:

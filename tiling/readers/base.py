@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,11 @@ from tiling.errors import SlideReadError
 from tiling.geometry import PixelBox
 
 WHITE = 255
+MAX_TILE_PX = 1 << 26
+"""Pixels of one stored tile or strip, e.g. 8192 x 8192; as RGB, 192 MiB."""
+MAX_TILE_BYTES = 4 * MAX_TILE_PX
+MAX_ASSOCIATED_PX = 100_000_000
+"""Pixels of a label, macro or thumbnail image."""
 
 
 class UnsupportedSlideError(Exception):
@@ -28,6 +34,10 @@ class Reader(ABC):
     """
 
     name: ClassVar[str]
+    notes: tuple[str, ...] = ()
+    """What a user should know of how this slide is read, e.g. which of its focal planes."""
+    refusals: Mapping[str, str] = MappingProxyType({})
+    """Readers that were tried before this one, and why they refused the slide."""
 
     @classmethod
     @abstractmethod

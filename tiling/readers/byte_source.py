@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
-import fsspec
+from tiling.readers.range_cache import Range, RangeCache
+from tiling.readers.remote_ranges import HEAD_BYTES, merge_ranges, open_remote
 
-Range = tuple[int, int]
-"""(offset, count) of bytes."""
+__all__ = ["ByteSource", "LocalBytes", "Range", "RemoteBytes", "open_bytes"]
 
 CACHE_BYTES = 64 << 20
-"""Compressed bytes kept for one remote slide."""
-MAX_GAP_BYTES = 4 << 10
-"""Bytes between two wanted ranges that are fetched along rather than asked for apart."""
-MAX_REQUEST_BYTES = 8 << 20
-METADATA_BLOCK_BYTES = 64 << 10
+"""Compressed bytes kept for all remote slides of a process together."""
+LOT_BYTES = 8 << 20
+"""Compressed bytes that are fetched together, ahead of being read."""
+METADATA_BLOCK_BYTES = HEAD_BYTES
+
+_cache = RangeCache(CACHE_BYTES)
+_numbers = itertools.count()
 
 
 class ByteSource(ABC):
     """A file whose ranges are read from several threads at once."""
+
+    size: int
+    """Bytes in the file."""
 
     @abstractmethod
     def open(self) -> IO[bytes]:
@@ -36,7 +42,7 @@ class ByteSource(ABC):
         """Return `count` bytes, or fewer where the file ends; raise `OSError`."""
 
     def prefetch(self, ranges: Iterable[Range]) -> None:  # noqa: B027 (a disk has no need)
-        """Fetch `ranges` together, where that is faster than one by one."""
+        """Say what this thread will read, in that order: fetched together where that is faster."""
 
     @abstractmethod
     def close(self) -> None:
@@ -51,6 +57,7 @@ class LocalBytes(ByteSource):
         self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._lock = threading.Lock()
         self._close = weakref.finalize(self, os.close, self._file)
+        self.size = os.fstat(self._file).st_size
 
     def open(self) -> IO[bytes]:
         return Path(self._path).open("rb")
@@ -67,88 +74,150 @@ class LocalBytes(ByteSource):
 
 
 class RemoteBytes(ByteSource):
-    """A file behind an fsspec URL; what was fetched last is kept, within `CACHE_BYTES`."""
+    """A file behind an fsspec URL.
+
+    What a thread announces by `prefetch` is fetched in lots, neighbours in one request, when the
+    first range of a lot is read; what another thread is fetching is waited for, not asked for
+    again. What was fetched last is kept, within `CACHE_BYTES` for the process.
+
+    Raises
+    ------
+    SlideAccessError
+        The file is not there, access is refused, or its bytes cannot be had by ranges.
+    """
 
     def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
-        self._files, self._path = fsspec.core.url_to_fs(url, **storage_options)
-        self._cache: OrderedDict[Range, bytes] = OrderedDict()
-        self._cached_bytes = 0
-        self._lock = threading.Lock()
+        self._remote = open_remote(url, storage_options)
+        self.size = self._remote.size
+        self._number = next(_numbers)
+        self._plans = threading.local()
+        self._arrival = threading.Condition()
+        self._coming: set[Range] = set()
+        self._close = weakref.finalize(self, _cache.drop, self._number)
+        if self._remote.head:
+            _cache.put(self._number, {(0, METADATA_BLOCK_BYTES): self._remote.head})
 
     def open(self) -> IO[bytes]:
-        file: IO[bytes] = self._files.open(
-            self._path, "rb", block_size=METADATA_BLOCK_BYTES, cache_type="blockcache"
-        )
-        return file
+        return cast(IO[bytes], _RemoteFile(self))
 
     def read(self, offset: int, count: int) -> bytes:
-        with self._lock:
-            found = self._cache.get((offset, count))
-            if found is not None:
-                self._cache.move_to_end((offset, count))
-                return found
-        data: bytes = self._files.cat_file(self._path, start=offset, end=offset + count)
-        self._keep({(offset, count): data})
-        return data
+        wanted = offset, count
+        found = self._arrived(wanted)
+        if found is None:
+            lots: dict[Range, list[Range]] = getattr(self._plans, "lots", {})
+            found = self._fetch(lots.get(wanted, [wanted])).get(wanted)
+        if found is None:  # another thread fetches it, or the request that it was part of failed
+            found = self._arrived(wanted)
+        if found is None:
+            [alone] = self._ask([self._span([wanted])])
+            if isinstance(alone, BaseException):
+                raise alone if isinstance(alone, OSError) else OSError(str(alone)) from alone
+            found = alone
+        return found
 
     def prefetch(self, ranges: Iterable[Range]) -> None:
-        with self._lock:
-            missing = sorted({r for r in ranges if r[1] > 0} - self._cache.keys())
-        for requests in _within(merge_ranges(missing), CACHE_BYTES // 2):
-            spans = [(members[0][0], sum(members[-1])) for members in requests]
-            fetched = self._files.cat_ranges(
-                [self._path] * len(spans), *zip(*spans, strict=True), on_error="return"
-            )
-            for (start, _), members, data in zip(spans, requests, fetched, strict=True):
-                if isinstance(data, bytes):  # a failed range is asked for, and named, by read
-                    self._keep({(o, c): data[o - start : o - start + c] for o, c in members})
+        self._plans.lots = {r: lot for lot in _lots(ranges) for r in lot}
 
-    def _keep(self, found: Mapping[Range, bytes]) -> None:
-        with self._lock:
-            for key, data in found.items():
-                if key not in self._cache:
-                    self._cache[key] = data
-                    self._cached_bytes += len(data)
-            while self._cached_bytes > CACHE_BYTES and self._cache:
-                _, dropped = self._cache.popitem(last=False)
-                self._cached_bytes -= len(dropped)
+    def _arrived(self, wanted: Range) -> bytes | None:
+        """Return a range that is kept, or that another thread is just fetching."""
+        with self._arrival:
+            self._arrival.wait_for(lambda: wanted not in self._coming)
+        return _cache.get(self._number, wanted)
+
+    def _fetch(self, lot: Iterable[Range]) -> dict[Range, bytes]:
+        """Fetch and keep what nobody has or fetches; a request that fails leaves its ranges out."""
+        with self._arrival:
+            mine = sorted(_cache.missing(self._number, lot) - self._coming)
+            self._coming.update(mine)
+        found: dict[Range, bytes] = {}
+        try:
+            groups = merge_ranges(mine)
+            spans = [self._span(members) for members in groups]
+            for (start, _), members, data in zip(spans, groups, self._ask(spans), strict=True):
+                if isinstance(data, bytes):
+                    found |= {(o, c): data[o - start : o - start + c] for o, c in members}
+            _cache.put(self._number, found)
+        finally:
+            with self._arrival:
+                self._coming.difference_update(mine)
+                self._arrival.notify_all()
+        return found
+
+    def _ask(self, spans: Sequence[Range]) -> list[bytes | BaseException]:
+        """Return what the spans hold; nothing is asked for beyond the end of the file."""
+        real = [span for span in spans if span[1] > 0]
+        came = iter(self._remote.fetch(real) if real else ())
+        return [next(came) if span[1] > 0 else b"" for span in spans]
+
+    def _span(self, members: Sequence[Range]) -> Range:
+        """Return what holds all members, as far as the file goes."""
+        start = min(members[0][0], self.size)
+        stop = min(max(offset + count for offset, count in members), self.size)
+        return start, stop - start
 
     def close(self) -> None:
-        with self._lock:
-            self._cache.clear()
-            self._cached_bytes = 0
+        self._close()
 
 
-def merge_ranges(ranges: Iterable[Range]) -> list[list[Range]]:
-    """Return ascending `ranges` in groups that are each worth one request.
+class _RemoteFile(io.RawIOBase):
+    """A remote file for libraries that read metadata here and there: whole blocks are kept."""
 
-    Examples
-    --------
-    >>> merge_ranges([(0, 100), (100, 50), (90_000, 10)])
-    [[(0, 100), (100, 50)], [(90000, 10)]]
-    """
-    groups: list[list[Range]] = []
-    end = 0
-    for offset, count in ranges:
-        start = groups[-1][0][0] if groups else 0
-        if groups and offset - end <= MAX_GAP_BYTES and offset + count - start <= MAX_REQUEST_BYTES:
-            groups[-1].append((offset, count))
-        else:
-            groups.append([(offset, count)])
-        end = max(end, offset + count) if len(groups[-1]) > 1 else offset + count
-    return groups
+    def __init__(self, source: RemoteBytes) -> None:
+        self._source = source
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._source.size}
+        self._position = max(origin[whence] + offset, 0)
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(self._source.size - self._position, 0)
+        count = left if size is None or size < 0 else min(size, left)
+        start = self._position
+        self._position += count
+        first = start // METADATA_BLOCK_BYTES * METADATA_BLOCK_BYTES
+        blocks = [
+            (offset, METADATA_BLOCK_BYTES)
+            for offset in range(first, start + count, METADATA_BLOCK_BYTES)
+        ]
+        self._source.prefetch(blocks)
+        joined = b"".join(self._source.read(*block) for block in blocks)
+        return joined[start - first : start - first + count]
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        memoryview(buffer).cast("B")[: len(data)] = data
+        return len(data)
 
 
-def _within(groups: list[list[Range]], limit_bytes: int) -> Iterable[list[list[Range]]]:
-    """Return `groups` in lots whose bytes together stay below `limit_bytes`."""
-    lot: list[list[Range]] = []
+def open_bytes(path: str, storage_options: Mapping[str, Any]) -> ByteSource:
+    """Return the bytes of the file at a local path or fsspec URL; raise `OSError`."""
+    return RemoteBytes(path, storage_options) if "://" in path else LocalBytes(path)
+
+
+def _lots(ranges: Iterable[Range]) -> Iterator[list[Range]]:
+    """Return `ranges` in order, in lots of about `LOT_BYTES`; empty ones are left out."""
+    lot: list[Range] = []
     total = 0
-    for group in groups:
-        count = sum(c for _, c in group)
-        if lot and total + count > limit_bytes:
+    for offset, count in ranges:
+        if lot and total + count > LOT_BYTES:
             yield lot
             lot, total = [], 0
-        lot.append(group)
-        total += count
+        if count > 0:
+            lot.append((offset, count))
+            total += count
     if lot:
         yield lot

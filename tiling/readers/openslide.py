@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,11 +13,27 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from tiling.errors import SlideOpenError, SlideReadError
-from tiling.readers.base import Reader, UnsupportedSlideError, rgb_over_white
+from tiling.errors import SlideOpenError, SlideReadError, UnsoundSlideError
+from tiling.readers.base import (
+    MAX_ASSOCIATED_PX,
+    MAX_TILE_PX,
+    Reader,
+    UnsupportedSlideError,
+    rgb_over_white,
+)
+from tiling.readers.descriptions import with_description
+from tiling.readers.tiff_check import check_tiff
 
 CACHE_BYTES = 64 << 20
 """Decoded tiles kept for all open slides of a process together."""
+
+_DICOM_MEASURES = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]"
+_DICOM_KEYS = {
+    f"{_DICOM_MEASURES}.PixelSpacing[0]": "dicom.PixelSpacingY",
+    f"{_DICOM_MEASURES}.PixelSpacing[1]": "dicom.PixelSpacingX",
+    "dicom.OpticalPathSequence[0].ObjectiveLensPower": "dicom.ObjectiveLensPower",
+}
+"""OpenSlide's names to those that every reader of DICOM uses; DICOM states rows (y) first."""
 
 _cache = openslide.OpenSlideCache(CACHE_BYTES)
 
@@ -30,12 +48,20 @@ class OpenSlideReader(Reader):
         self._lock = threading.Lock()
         self._slide = self._open_handle()
         # Kept, since even metadata cannot be asked of a handle that has seen an error.
-        self._properties = dict(self._slide.properties)
         self._level_sizes = tuple((int(w), int(h)) for w, h in self._slide.level_dimensions)
+        stated = dict(self._slide.properties)
+        self._properties = with_description(_with_dicom(stated), self._level_sizes[0])
         self._associated_names = tuple(sorted(self._slide.associated_images))
+        for level in range(len(self._level_sizes)):
+            width, height = self.tile_size(level)
+            if not 0 < width * height <= MAX_TILE_PX:
+                raise UnsoundSlideError(f"{path}: it states stored tiles of {width} x {height} px")
 
     @classmethod
     def open(cls, path: str, storage_options: Mapping[str, Any]) -> OpenSlideReader:
+        if Path(path).is_file():
+            with Path(path).open("rb") as file:
+                check_tiff(file, path, with_counts=True)
         return cls(path)
 
     @classmethod
@@ -75,6 +101,12 @@ class OpenSlideReader(Reader):
         return rgb_over_white(np.asarray(image))
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
+        size = [self._properties.get(f"openslide.associated.{name}.{axis}", "0")
+                for axis in ("width", "height")]  # fmt: skip
+        if math.prod(map(int, size)) > MAX_ASSOCIATED_PX:
+            raise SlideReadError(
+                f"{self._path}: associated image {name!r}: {' x '.join(size)} px is no overview"
+            )
         try:
             image = self._read(lambda slide: slide.associated_images[name])
         except openslide.OpenSlideError as err:
@@ -105,8 +137,14 @@ class OpenSlideReader(Reader):
         try:
             handle = openslide.OpenSlide(self._path)
         except openslide.OpenSlideUnsupportedFormatError as err:
-            raise UnsupportedSlideError("OpenSlide does not know this format") from err
+            raise UnsupportedSlideError("openslide: does not know this format") from err
         except openslide.OpenSlideError as err:
-            raise SlideOpenError(f"{self._path}: OpenSlide: {err}") from err
+            raise SlideOpenError(f"{self._path}: openslide: {err}") from err
         handle.set_cache(_cache)
         return handle
+
+
+def _with_dicom(properties: dict[str, str]) -> dict[str, str]:
+    return properties | {
+        to: properties[key] for key, to in _DICOM_KEYS.items() if key in properties
+    }

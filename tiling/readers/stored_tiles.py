@@ -15,7 +15,8 @@ import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
-from tiling.readers.base import UnsupportedSlideError, rgb_over_white
+from tiling.readers.base import MAX_TILE_PX, UnsupportedSlideError, rgb_over_white
+from tiling.readers.stream_check import check_stream
 
 GREY_INVERTED, GREY, RGB, YCBCR = 0, 1, 2, 6
 """TIFF PhotometricInterpretation (TIFF 6.0, section 8 and 21)."""
@@ -25,8 +26,6 @@ JPEG_2000 = {33003: "YCbCr", 33004: "RGB", 33005: "RGB", 34712: "RGB"}
 """TIFF Compression of JPEG 2000 tiles; 33003 and 33005 are Aperio's."""
 GENERIC = {1, 5, 8, 32773, 32946, 34925, 34926, 34927, 50000, 50001, 50013}
 """None, LZW, Deflate, PackBits, LZMA, Zstd, WebP: what tifffile decodes."""
-MAX_TILE_BYTES = 256 << 20
-"""Decoded size beyond which a stored tile or strip is refused."""
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 """Adobe's APP14 marker but for its last byte: 0 says RGB, 1 YCbCr."""
 
@@ -122,7 +121,8 @@ class Jpeg2000Decoder(TileDecoder):
 
     def __init__(self, page: tifffile.TiffPage) -> None:
         super().__init__(page)
-        self._is_ycbcr = JPEG_2000[int(page.compression)] == "YCbCr"
+        self._compression = int(page.compression)
+        self._is_ycbcr = JPEG_2000[self._compression] == "YCbCr"
 
     def decode(
         self,
@@ -132,6 +132,7 @@ class Jpeg2000Decoder(TileDecoder):
         reduction: int = 1,
         out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
+        check_stream(data, self._compression, self.shape)
         pixels = np.asarray(imagecodecs.jpeg2k_decode(data))
         if pixels.dtype != np.uint8:
             raise ValueError(f"{pixels.dtype} in place of 8 bit")
@@ -240,6 +241,7 @@ class GenericDecoder(TileDecoder):
 
     def __init__(self, page: tifffile.TiffPage) -> None:
         super().__init__(page)
+        self._compression = int(page.compression)
         self._decode: Any = page.decode
         self._is_inverted = page.photometric == GREY_INVERTED
 
@@ -251,6 +253,7 @@ class GenericDecoder(TileDecoder):
         reduction: int = 1,
         out: NDArray[np.uint8] | None = None,
     ) -> NDArray[np.uint8]:
+        check_stream(data, self._compression, self.shape)
         segment, _, _ = self._decode(data, index)
         pixels = as_rgb(np.asarray(segment)[0])  # (depth 1, h, w, samples)
         return 255 - pixels if self._is_inverted else pixels
@@ -279,7 +282,7 @@ def decoder_of(page: tifffile.TiffPage) -> TileDecoder:
         decoder = GenericDecoder(page)
     else:
         raise UnsupportedSlideError(f"tiff: compression {compression}")
-    if not 0 < decoder.shape[0] * decoder.shape[1] * samples <= MAX_TILE_BYTES:
+    if not 0 < decoder.shape[0] * decoder.shape[1] <= MAX_TILE_PX:
         raise UnsupportedSlideError(
             f"tiff: stored tiles of {decoder.shape[1]} x {decoder.shape[0]} px"
         )

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from tiling.errors import SlideOpenError, SlideReadError
-from tiling.geometry import PixelBox
-from tiling.readers.base import WHITE, Reader, UnsupportedSlideError
+from tiling.geometry import PixelBox, true_downsample
+from tiling.readers.base import MAX_ASSOCIATED_PX, WHITE, Reader, UnsupportedSlideError
 from tiling.readers.byte_source import ByteSource, LocalBytes, Range, RemoteBytes
 from tiling.readers.stored_tiles import TileDecoder, as_rgb, decoder_of
+from tiling.readers.tiff_check import check_tiff
 from tiling.readers.tiff_layout import TiffLayout, read_layout
+from tiling.resample import resample
 
-MAX_ASSOCIATED_PX = 100_000_000
 StoredTile = tuple[int, int]
 """(column, row) of a stored tile."""
 
@@ -40,15 +42,21 @@ class StoredLevel:
 
     def tiles_under(self, box: PixelBox, reduction: int) -> list[StoredTile]:
         """Return the stored tiles that `box`, in px of the reduced level, touches."""
-        width, height = self.reduced_size(reduction)
+        inner = box.within(*self.reduced_size(reduction))
+        if min(inner.size) <= 0:  # the padding of the last stored tiles is outside, too
+            return []
         tile_width, tile_height = self.tile[0] // reduction, self.tile[1] // reduction
-        columns = range(max(box.left, 0) // tile_width, -(-min(box.right, width) // tile_width))
-        rows = range(max(box.top, 0) // tile_height, -(-min(box.bottom, height) // tile_height))
+        columns = range(inner.left // tile_width, -(-inner.right // tile_width))
+        rows = range(inner.top // tile_height, -(-inner.bottom // tile_height))
         return [(column, row) for row in rows for column in columns]
 
     def reduced_size(self, reduction: int) -> tuple[int, int]:
-        """Return (width, height) of the level shrunk by `reduction`, a last partial pixel kept."""
-        return -(-self.size[0] // reduction), -(-self.size[1] // reduction)
+        """Return (width, height) of the level shrunk by `reduction`, in whole pixels.
+
+        A last one that the level fills only in part is left out: the rest of it is whatever the
+        stored tile was padded with, often black.
+        """
+        return max(self.size[0] // reduction, 1), max(self.size[1] // reduction, 1)
 
     def box_of(self, tile: StoredTile, reduction: int) -> PixelBox:
         """Return the pixels that a stored tile covers, its padding included."""
@@ -65,9 +73,19 @@ class StoredLevel:
         return tile[1] * self.columns + tile[0]
 
     def range_of(self, tile: StoredTile) -> Range:
-        """Return where a stored tile's bytes lie."""
+        """Return where a stored tile's bytes lie; raise `ValueError` if it states absurdly many."""
         index = self.index_of(tile)
-        return int(self.offsets[index]), int(self.counts[index])
+        offset, count = int(self.offsets[index]), int(self.counts[index])
+        limit = 6 * self.tile[0] * self.tile[1] + (64 << 10)  # twice its RGB, and some overhead
+        if not 0 <= count <= limit or offset < 0:
+            raise ValueError(f"it states {count} bytes at {offset}; it can need {limit}")
+        return offset, count
+
+    def ranges_of(self, tiles: Iterable[StoredTile]) -> Iterator[Range]:
+        """Yield the ranges of those `tiles` that state a sound one."""
+        for tile in tiles:
+            with contextlib.suppress(ValueError):
+                yield self.range_of(tile)
 
     def cut(
         self,
@@ -122,12 +140,14 @@ class TiffReader(Reader):
                 )
 
     @classmethod
-    def open(cls, path: str, storage_options: Mapping[str, Any]) -> TiffReader:
+    def open(cls, path: str, storage_options: Mapping[str, Any]) -> Self:
         source: ByteSource | None = None
         try:
             source = RemoteBytes(path, storage_options) if "://" in path else LocalBytes(path)
-            with source.open() as file, tifffile.TiffFile(file) as tiff:
-                return cls(path, source, read_layout(tiff))
+            with source.open() as file:
+                check_tiff(file, path)
+                with tifffile.TiffFile(file) as tiff:
+                    return cls(path, source, read_layout(tiff))
         except (UnsupportedSlideError, SlideOpenError):
             raise
         except tifffile.TiffFileError as err:
@@ -188,7 +208,7 @@ class TiffReader(Reader):
         stored = self._levels[level]
         needs = [stored.tiles_under(box, reduction) for box in boxes]
         last_use = {tile: place for place, tiles in enumerate(needs) for tile in tiles}
-        self._source.prefetch(stored.range_of(tile) for tile in last_use)
+        self._source.prefetch(stored.ranges_of(last_use))
         decoded: dict[StoredTile, NDArray[np.uint8] | None] = {}
         for place, (box, tiles) in enumerate(zip(boxes, needs, strict=True)):
             row = None if out is None else out[place]
@@ -215,10 +235,10 @@ class TiffReader(Reader):
     ) -> NDArray[np.uint8] | None:
         """Return a stored tile's pixels, in `out` if possible; None if it was never scanned."""
         stored = self._levels[level]
-        offset, count = stored.range_of(tile)
-        if count == 0:
-            return None
         try:
+            offset, count = stored.range_of(tile)
+            if count == 0:
+                return self._from_finer(level, tile, reduction)
             data = self._source.read(offset, count)
             if len(data) < count:
                 raise EOFError(f"the file ends after {len(data)} of its {count} bytes")
@@ -235,6 +255,35 @@ class TiffReader(Reader):
             raise SlideReadError(
                 f"{self._path}: level {level}, stored tile {tile[0]}, {tile[1]}: {err}"
             ) from err
+
+    def _from_finer(self, level: int, tile: StoredTile, reduction: int) -> NDArray[np.uint8] | None:
+        """Return a tile that a coarse level lacks, shrunk from the finer one; None if none has it.
+
+        Aperio's encoder sometimes leaves tiles out that the finer level holds, and OpenSlide fills
+        them in as here. Elsewhere, and in level 0, what is not there was never scanned.
+        """
+        if self.vendor != "aperio" or level == 0:
+            return None
+        coarse, finer = self._levels[level], self._levels[level - 1]
+        inner = coarse.box_of(tile, 1).within(*coarse.size)
+        scale = [true_downsample(a, b) for a, b in zip(finer.size, coarse.size, strict=True)]
+        low = [start * factor for start, factor in zip(inner[:2], scale, strict=True)]
+        high = [
+            min(stop * factor, length)
+            for stop, factor, length in zip(inner[2:], scale, finer.size, strict=True)
+        ]
+        box = PixelBox(*(math.floor(v) for v in low), *(math.ceil(v) for v in high))
+        [pixels] = self.read_boxes(level - 1, [box])
+        if isinstance(pixels, SlideReadError):
+            raise pixels
+        width, height = (max(length // reduction, 1) for length in inner.size)
+        found = np.empty((height, width, 3), np.uint8)
+        resample(
+            pixels,
+            (low[0] - box.left, low[1] - box.top, high[0] - box.left, high[1] - box.top),
+            found,
+        )
+        return found
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
         number = self._layout.associated[name]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element, ParseError
 
 import tifffile
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 
+from tiling.geometry import is_reduced
 from tiling.readers.base import UnsupportedSlideError
+from tiling.readers.descriptions import description_properties, parse_xml, philips_spacings
 
 NDPI_TAG = 65420
 OTHER_READERS = {
@@ -20,9 +18,8 @@ OTHER_READERS = {
     "MedScan": "Trestle",
 }
 """What marks formats whose tiles overlap or lie in several regions: OpenSlide knows their rules."""
-SHAPE_TOLERANCE = 0.05
-PROPERTY_TAGS = ("Make", "Model", "Software", "DateTime", "XResolution", "YResolution",
-                 "ResolutionUnit", "Artist", "HostComputer")  # fmt: skip
+PROPERTY_TAGS = ("Make", "Model", "Software", "DateTime", "Artist", "HostComputer")
+RESOLUTION_TAGS = ("XResolution", "YResolution", "ResolutionUnit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +53,19 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
         raise UnsupportedSlideError("tiff: no page")
     description = str(pages[0].description or "")
     _refuse_other_formats(pages, description)
-    properties = _tag_properties(pages[0])
     base = _base_page(pages)
+    # The first page may be a thumbnail, whose resolution is not the slide's.
+    properties = _tag_properties(pages[0], PROPERTY_TAGS) | _tag_properties(base, RESOLUTION_TAGS)
+    properties |= description_properties(description, _size(base))
     reduced = [p for p in base.pages or () if isinstance(p, tifffile.TiffPage)]
     levels = _pyramid(base, reduced or [p for p in pages if p.is_tiled])
     if description.startswith("Aperio"):
         vendor = "aperio"
-        properties |= _aperio_properties(description)
     elif properties.get("tiff.Software", "").startswith("Philips"):
         vendor = "philips"
-        root = _parse_xml(description)
-        properties |= _philips_properties(root)
-        levels = _philips_levels(levels, _philips_spacings(root))
+        levels = _philips_levels(pages, levels[0], philips_spacings(parse_xml(description)))
     elif "<OME" in description:
         vendor = "ome-tiff"
-        properties |= _ome_properties(_parse_xml(description))
     else:
         vendor = "generic-tiff"
     return TiffLayout(vendor, tuple(levels), _associated(pages, vendor), properties)
@@ -96,11 +91,7 @@ def _pyramid(base: tifffile.TiffPage, others: Iterable[tifffile.TiffPage]) -> li
     """Return `base` and those of `others` that are smaller pictures of the same shape."""
     levels = [TiffLevel(_size(base), base)]
     for page in sorted(others, key=_size, reverse=True):
-        (width, height), (base_width, base_height) = _size(page), _size(base)
-        if not (0 < width < levels[-1].size[0] and 0 < height <= levels[-1].size[1]):
-            continue
-        expected = base_height * width / base_width
-        if abs(height - expected) <= max(1.0, SHAPE_TOLERANCE * expected):
+        if is_reduced(_size(page), base=_size(base), last=levels[-1].size):
             levels.append(TiffLevel(_size(page), page))
     return levels
 
@@ -127,9 +118,9 @@ def _associated(pages: list[tifffile.TiffPage], vendor: str) -> dict[str, int]:
     return found
 
 
-def _tag_properties(page: tifffile.TiffPage) -> dict[str, str]:
+def _tag_properties(page: tifffile.TiffPage, names: Iterable[str]) -> dict[str, str]:
     found = {}
-    for name in PROPERTY_TAGS:
+    for name in names:
         tag = page.tags.get(name)
         if tag is None:
             continue
@@ -142,76 +133,23 @@ def _tag_properties(page: tifffile.TiffPage) -> dict[str, str]:
     return found
 
 
-def _aperio_properties(description: str) -> dict[str, str]:
-    """Return ``aperio.<key>`` of "...|AppMag = 20|MPP = 0.4990|..."."""
-    pairs = (part.partition("=") for part in description.split("|")[1:])
-    return {f"aperio.{key.strip()}": value.strip() for key, sep, value in pairs if sep}
-
-
-def _parse_xml(text: str) -> Element | None:
-    """Return the root of untrusted XML; None where it is malformed or declares entities."""
-    try:
-        root: Element = fromstring(text.encode(), forbid_dtd=True)
-    except (ParseError, DefusedXmlException, ValueError):
-        return None
-    return root
-
-
-def _ome_properties(root: Element | None) -> dict[str, str]:
-    if root is None:
-        return {}
-    pixels = root.find(".//{*}Pixels")
-    objective = root.find(".//{*}Objective")
-    found = {}
-    for element, keys in (
-        (pixels, ("PhysicalSizeX", "PhysicalSizeXUnit", "PhysicalSizeY", "PhysicalSizeYUnit")),
-        (objective, ("NominalMagnification",)),
-    ):
-        for key in keys:
-            value = None if element is None else element.get(key)
-            if value:
-                found[f"ome.{key}"] = value
-    return found
-
-
-def _philips_spacings(root: Element | None) -> list[tuple[float, float]]:
-    """Return (x, y) pixel spacing in mm of each level that the XML states."""
-    found = []
-    for image in [] if root is None else root.iter("DataObject"):
-        kind = image.find("Attribute[@Name='PIM_DP_IMAGE_TYPE']")
-        if kind is None or (kind.text or "").strip() != "WSI":
-            continue
-        for spacing in image.iterfind(
-            ".//DataObject[@ObjectType='PixelDataRepresentation']"
-            "/Attribute[@Name='DICOM_PIXEL_SPACING']"
-        ):
-            numbers = re.findall(r"[\d.eE+-]+", spacing.text or "")
-            if len(numbers) == 2:
-                # DICOM's order: between rows, then between columns.
-                found.append((float(numbers[1]), float(numbers[0])))
-    return found
-
-
-def _philips_properties(root: Element | None) -> dict[str, str]:
-    spacings = _philips_spacings(root)
-    if not spacings:
-        return {}
-    x, y = spacings[0]
-    return {"philips.PixelSpacingX": f"{x:.10g}", "philips.PixelSpacingY": f"{y:.10g}"}
-
-
 def _philips_levels(
-    levels: list[TiffLevel], spacings: list[tuple[float, float]]
+    pages: list[tifffile.TiffPage], base: TiffLevel, spacings: list[tuple[float, float]]
 ) -> list[TiffLevel]:
-    """Return levels without the padding to whole tiles that Philips counts as image."""
-    if len(spacings) < len(levels) or not spacings:
-        return levels
-    width, height = levels[0].size
-    true = []
-    for level, (x, y) in zip(levels, spacings, strict=False):
-        ratio_x, ratio_y = x / spacings[0][0], y / spacings[0][1]
-        size = max(int(width / ratio_x), 1), max(int(height / ratio_y), 1)
-        true.append(
-            TiffLevel((min(size[0], level.size[0]), min(size[1], level.size[1])), level.page)
-        )
-    return true
+    """Return the levels without the padding to whole tiles that Philips counts as image.
+
+    The tiled pages are the levels, in the order of the XML's pixel spacings; their own sizes say
+    little, since a small level is mostly padding. A page without a spacing is left out: its scale
+    is not known.
+    """
+    tiled = [page for page in pages if page.is_tiled]
+    if not spacings or tiled[:1] != [base.page]:
+        return [base]
+    levels = [base]
+    for page, (x, y) in zip(tiled[1:], spacings[1:], strict=False):
+        size = int(base.size[0] * spacings[0][0] / x), int(base.size[1] * spacings[0][1] / y)
+        if 0 < size[0] < levels[-1].size[0] and 0 < size[1] <= levels[-1].size[1]:
+            levels.append(
+                TiffLevel((min(size[0], _size(page)[0]), min(size[1], _size(page)[1])), page)
+            )
+    return levels

@@ -30,6 +30,7 @@ def test_embeddings_are_the_encoders_of_the_tiles(
     assert (summary.tiles, summary.computed, summary.bad_tiles) == (64, 64, 0)
     assert calls == [(64, 64)]
     assert rows.attrs["encoder"]["weights"] == "random:0"
+    assert "allowed_mismatch" not in rows.attrs
     assert rows.attrs["tiles"] == {"tile_px": 128, "mpp": 0.5, "edge": "drop", "exact": False}
 
 
@@ -40,6 +41,8 @@ def test_only_missing_blocks_are_computed_and_the_bytes_are_the_same(
     with open_slide(tissue_path) as slide:
         embed(store, slide, tiny, allow_mismatch=True)
         rows = store.embeddings()
+        wanted = "takes tiles of a multiple of 32 px from 96, not 64"
+        assert rows.attrs["allowed_mismatch"] == wanted
         chunks = sorted((Path(store.path) / rows.name / "c").glob("*/0"))
         before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in chunks}
         assert len(chunks) == 2

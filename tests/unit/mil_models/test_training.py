@@ -11,6 +11,7 @@ import torch
 
 from mil_models import load_model, predict, predict_bag, train
 from mil_models.bags import sample
+from mil_models.checkpoint import source_of
 from mil_models.errors import (
     EmptyBagError,
     LabelTableError,
@@ -18,9 +19,10 @@ from mil_models.errors import (
     ModelMismatchError,
 )
 from mil_models.labels import read_labels
-from mil_models.metrics import auroc, patient_interval
+from mil_models.metrics import auroc, patient_interval, summarise
 from mil_models.splits import make_splits
 from tests.unit.mil_models.conftest import MakeStores
+from tests.unit.tiling.test_store import make_store
 from tiling import SlideStore, open_store
 
 HEADER = "slide_id,patient_id,label\n"
@@ -139,6 +141,7 @@ def test_features_of_two_contracts_never_meet(
         (lambda f: (f / "fold_1.safetensors").write_bytes(b"\x80\x04pickle"), "fold_1"),
         (lambda f: (f / "fold_0.safetensors").unlink(), "fold_0"),
         (lambda f: (f / "oof_predictions.csv").unlink(), "not a whole model folder"),
+        (lambda f: (f / "oof_predictions.csv").write_text("slide_id,fold\n"), "lacks source"),
     ],
 )
 def test_damaged_models_are_refused(
@@ -150,10 +153,72 @@ def test_damaged_models_are_refused(
         load_model(folder)
 
 
-def test_a_model_is_never_overwritten(trained: tuple[list[SlideStore], Path]) -> None:
+def test_a_model_is_never_overwritten_and_that_is_said_before_the_training(
+    trained: tuple[list[SlideStore], Path],
+) -> None:
+    """What cannot be saved is not worth hours of training."""
     stores, folder = trained
-    with pytest.raises(ModelError, match="exists already"):
-        train(stores, folder.parent / "labels.csv", folder, folds=2, epochs=1)
+    labels, epochs = folder.parent / "labels.csv", []
+    for out, message in ((folder, "exists already"), (labels, "exists already"),
+                         (labels / "m", "cannot be made .*choose another -o")):  # fmt: skip
+        with pytest.raises(ModelError, match=message):
+            train(stores, labels, out, folds=2, on_progress=lambda *a: epochs.append(a))
+    assert epochs == []
+
+
+def test_weights_can_be_read_by_whoever_may_read_the_folder(
+    trained: tuple[list[SlideStore], Path],
+) -> None:
+    """safetensors' own writer makes files for their owner alone."""
+    _, folder = trained
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert len(set(modes.values())) == 1, modes
+
+
+def test_a_slide_is_known_by_its_bytes_not_by_its_name(
+    trained: tuple[list[SlideStore], Path], blank_path: Path, tmp_path: Path
+) -> None:
+    """Another study's slide `b` was not trained on; a training slide renamed was."""
+    stores, folder = trained
+    model = load_model(folder)
+    assert source_of(stores[1]) in model.training_slides
+    assert source_of(make_store(blank_path, tmp_path / "b.zarr", slide_id="b")) not in (
+        model.training_slides
+    )
+
+
+def test_the_test_part_of_a_single_split_was_not_trained_on(
+    trained: tuple[list[SlideStore], Path], tmp_path: Path
+) -> None:
+    _, folder = trained
+    rows = (folder / "oof_predictions.csv").read_text().splitlines()
+    header, first = rows[0].split(","), rows[1].split(",")
+    first[header.index("source")] = "0" * 16
+    text = "\n".join([rows[0], ",".join(first), *rows[2:]]) + "\n"
+    (folder / "oof_predictions.csv").write_text(text)
+    assert "0" * 16 in load_model(folder).training_slides  # one of two folds tested it
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "folds": 1}))
+    assert "0" * 16 not in load_model(folder).training_slides
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"patience": 0}, {"max_instances": -1}])
+def test_numbers_that_train_nothing_are_refused(
+    make_stores: MakeStores, write_labels: Callable[[str], Path], tmp_path: Path,
+    wrong: dict[str, int],
+) -> None:  # fmt: skip
+    stores = make_stores(2)
+    with pytest.raises(ValueError, match=r"=(0|-1): must be at least 1"):
+        train(stores, write_labels(labels_of(stores)), tmp_path / "m", **wrong)
+
+
+def test_a_slide_without_tiles_is_left_out_by_name(
+    make_stores: MakeStores, write_labels: Callable[[str], Path], blank_path: Path, tmp_path: Path
+) -> None:
+    stores = [*make_stores(2), make_store(blank_path, tmp_path / "c.zarr", slide_id="c")]
+    with pytest.warns(UserWarning, match="left out for want of tiles: c$"):
+        found = read_labels(write_labels(labels_of(stores)), stores)
+    assert [slide.slide_id for slide in found] == ["a", "b"]
 
 
 def test_no_folds_train_one_model_on_everything(
@@ -173,7 +238,7 @@ def test_no_folds_train_one_model_on_everything(
         ("slide,label\na,1\n", "needs the columns slide_id .*it has slide, label"),
         (HEADER + "a,p,1\nb,q,0\na,p,1\n", "more than once: a"),
         (HEADER + "a,p,1\nb,q,1\n", "one class only"),
-        (HEADER + "a,p,1\nb,q,0\nnobody,r,0\n", "1 slides have no store .nobody.*--allow-missing"),
+        (HEADER + "a,p,1\nb,q,0\nnobody,r,0\n", "no store of nobody; embed .*--allow-missing"),
         (HEADER + "a,,1\n", "line 2: patient_id is empty"),
         (HEADER + "a,p,\n", "line 2: label is empty"),
         ("path,patient_id,label\ntissue.tif,p,1\n", "fits several slides"),
@@ -197,7 +262,7 @@ def test_what_is_missing_on_either_side_is_warned_about(
         found = read_labels(path, make_stores(3), allow_missing=True)
     texts = " ".join(str(w.message) for w in caught)
     assert "each slide counts as a patient" in texts
-    assert "1 slides have no store" in texts
+    assert "no store of nobody" in texts
     assert "1 of 3 stores have no label" in texts
     assert [f.slide_id for f in found] == ["a", "b"]
 
@@ -244,6 +309,13 @@ def test_big_bags_are_sampled_without_repeats() -> None:
     assert sample(bag, 100, torch.Generator()) is bag
 
 
+def test_what_cannot_be_said_of_one_class_is_none() -> None:
+    scores = np.array([[0.2, 0.8], [0.9, 0.1]])
+    found = summarise(np.array([1, 1]), scores, ["p", "q"], seed=0)
+    assert found == {"slides": 2, "patients": 2, "auroc": None, "auroc_low": None,
+                     "auroc_high": None, "balanced_accuracy": None}  # fmt: skip
+
+
 def test_auroc_and_its_interval() -> None:
     targets = np.array([0, 0, 1, 1])
     scores = np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.1, 0.9]])
@@ -260,7 +332,7 @@ def test_several_classes(
     stores = make_stores(9)
     text = HEADER + "".join(f"{s.slide_id},p{i},c{i % 3}\n" for i, s in enumerate(stores))
     labels = write_labels(text)
-    with pytest.raises(LabelTableError, match=r"3 classes \(c0, c1, c2\): use task multiclass"):
+    with pytest.raises(LabelTableError, match=r"3 classes \(c0, c1, c2\): use --task multiclass"):
         train(stores, labels, tmp_path / "m", folds=3, epochs=2)
     result = train(stores, labels, tmp_path / "m", task="multiclass", folds=3, epochs=2)
     assert 0 <= result.metrics["auroc"] <= 1

@@ -90,7 +90,8 @@ def test_needs_a_pixel_size(no_mpp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"tile_px": 0}, {"mpp": 0}, {"mpp": -1}, {"mpp": float("nan")}, {"overlap": 256},
+    [{"tile_px": 0}, {"mpp": 0}, {"mpp": -1}, {"mpp": float("nan")}, {"mpp": 0.049},
+     {"overlap": 256},
      {"overlap": -1}, {"min_tissue": 1.1}, {"edge": "mirror"}],
 )  # fmt: skip
 def test_spec_names_the_wrong_value(wrong: dict[str, object]) -> None:

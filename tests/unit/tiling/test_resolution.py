@@ -79,3 +79,10 @@ def test_objective_power_only_warns(power: str, warns: bool) -> None:
 @pytest.mark.parametrize("text", ["", "nan", "-1", "0", "inf", "0,25", "abc"])
 def test_nonsense_is_no_value(text: str) -> None:
     assert resolve_mpp({"openslide.mpp-x": text, "openslide.mpp-y": text}).mpp is None
+
+
+@pytest.mark.parametrize("density", ["0", "-1", "nan", "inf", "1e-310", "1e400", "", "12 34"])
+def test_what_is_no_pixel_size_is_none(density: str) -> None:
+    """1e-310 px per cm are 1e314 µm per px: infinite, for a float."""
+    properties = tiff(1) | {"tiff.XResolution": density}
+    assert resolve_mpp(properties).mpp is None

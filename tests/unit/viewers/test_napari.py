@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import write_lossless
+from tests.conftest import coded_pixels, write_lossless
 from tests.unit.tiling.test_store import make_store
+from tests.zarr_slides import write_ome_zarr
 from tiling import SlideStore, TileSpec
 from viewers import attention_layers, slide_layers, store_layers
 from viewers._reader import get_reader
@@ -79,6 +80,18 @@ def test_the_reader_takes_slides_and_stores_and_nothing_else(
     (tmp_path / "y.zarr").mkdir()
     for other in (str(tmp_path / "x.tif"), str(tmp_path / "y.zarr"), str(tmp_path / "none"), []):
         assert get_reader(other) is None
+
+
+def test_images_in_zarr_are_slides_and_not_stores(tmp_path: Path) -> None:
+    """Both are folders called *.zarr: their attributes tell them apart."""
+    pixels = coded_pixels(600, 400)
+    write_ome_zarr(tmp_path / "image.zarr", [pixels, pixels[::2, ::2]], scale=(0.25, 0.5))
+    path = str(tmp_path / "image.zarr")
+    read = get_reader(path)
+    assert read is not None
+    [(levels, arguments, kind)] = read(path)
+    assert (kind, arguments["scale"], arguments["rgb"]) == ("image", (0.5, 0.25), True)
+    assert np.array_equal(levels[0].compute(), pixels)
 
 
 def test_the_manifest_is_valid() -> None:
@@ -161,9 +174,16 @@ def test_wsi_view_opens_slide_heatmap_and_scale_bar(
     monkeypatch.setattr(napari, "Viewer", lambda **_: viewer)
     settings = napari.settings.get_settings()
     before = settings.experimental.async_
+    attrs = scored_store._group.attrs
+    attrs["wsi_pipeline"] = {
+        **scored_store.attrs, "slide": {**scored_store.attrs["slide"], "mpp_x": 0.25, "mpp_y": 0.25}
+    }  # fmt: skip
     try:
         create_viewer(tissue_path, scored_store.path)
     finally:
         settings.experimental.async_ = before
     assert len(viewer.layers) == 2
+    slide, heat = viewer.layers
+    assert slide.scale.tolist() == [0.25, 0.25]  # the store's pixel size, not the slide's 0.5
+    assert heat.scale.tolist() == [64.0, 64.0]
     assert viewer.canvas.overlays.scale_bar.visible

@@ -6,13 +6,21 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+from cyclopts.config import Toml
 
+from tests.conftest import coded_pixels, tissue_pixels
+from tests.dicom_slides import jpeg_ls, write_series
+from tests.zarr_slides import write_ome_zarr
 from tiling import open_store
 from tiling.nodes import Rows
-from wsi_pipeline.cli import run_tokens
+from tiling.readers.registry import READERS
+from wsi_pipeline.cli import _options_of, _read_config, run_tokens
+from wsi_pipeline.config import ReaderName
+from wsi_pipeline.viewing import find_store
 
 ENCODER = ["--encoder", "resnet10t", "--random-weights", "--device", "cpu"]
 QUIET = ["--progress", "none"]
@@ -49,9 +57,28 @@ def test_info_for_programs(tissue_path: Path, capsys: pytest.CaptureFixture[str]
     found = json.loads(capsys.readouterr().out)
     assert found["slide_id"] == "tissue"
     assert (found["width"], found["height"]) == (2051, 1537)
-    assert (found["mpp_x"], found["mpp_source"]) == (pytest.approx(0.5), "openslide.mpp")
+    assert (found["mpp_x"], found["mpp_source"]) == (pytest.approx(0.5), "tiff.XResolution")
+    assert found["mpp_candidates"] == ["tiff.XResolution = 0.5 x 0.5 µm"]
+    assert (found["reader"], found["refused_by"]) == ("tiff", {})
+    assert found["decoder"].startswith("libjpeg-turbo")
     assert found["levels"][1] == {"width": 512, "height": 384, "downsample": pytest.approx(4, 0.01)}
     assert found["warnings"] == []
+
+
+def test_info_says_why_another_reader_was_not_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "slide", [coded_pixels(100, 80)], mpp=(0.25, 0.25))
+    assert wsi("info", tmp_path / "slide", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["slide_id"], found["reader"]) == ("slide", "dicom")
+    assert "photometric interpretation YBR_FULL" in found["refused_by"]["openslide"]
+    assert wsi("info", tmp_path / "slide") == 0
+    assert "openslide: Reading" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_reader_can_be_named_on_the_command_line() -> None:
+    assert get_args(ReaderName) == ("auto", *READERS)
 
 
 def test_info_states_a_missing_pixel_size(
@@ -123,6 +150,25 @@ def test_save_tiles(tissue_path: Path, tmp_path: Path) -> None:
     assert open_store(tmp_path / "stores" / "tissue.zarr").rows("tiles").is_complete
 
 
+def test_a_dicom_series_and_an_image_in_zarr_are_tiled_as_files_are(tmp_path: Path) -> None:
+    """The same pixels in two formats give the same tiles; a second run finds the same slides."""
+    slides, out = tmp_path / "in", tmp_path / "in" / "out"
+    levels = [tissue_pixels(1200, 1000), tissue_pixels(1200, 1000)[::4, ::4]]
+    write_series(slides / "dicom", levels, encode=jpeg_ls, photometric="RGB", tile=(256, 256))
+    write_ome_zarr(slides / "image.zarr", levels, chunk=256)
+    for _ in range(2):
+        assert wsi("tile", slides, "-o", out, "--save-tiles", "--tile-px", 128, *QUIET) == 0
+    stores = [open_store(out / "stores" / f"{name}.zarr") for name in ("dicom", "image")]
+    assert [store.attrs["slide"]["reader"] for store in stores] == ["dicom", "ome-zarr"]
+    one, other = stores
+    assert len(one) == len(other) > 10
+    assert np.array_equal(one.grid.coords, other.grid.coords)
+    assert np.array_equal(one.rows("tiles").data[:], other.rows("tiles").data[:])
+    for given in (slides / "dicom", slides / "dicom" / "level_1.dcm"):
+        assert find_store(str(given), out).path == one.path
+    assert find_store(str(slides / "image.zarr"), out).path == other.path
+
+
 @pytest.mark.slow
 def test_spawned_workers_write_the_same_bytes(mixed: Path, tmp_path: Path) -> None:
     options = [*ENCODER, "--tile-px", 128, "--batch-size", 8]
@@ -162,7 +208,8 @@ def test_a_full_disk_fails_that_slide_by_name_and_loses_nothing(
     command = ["embed", tissue_path, corrupt_path, "-o", tmp_path, *ENCODER, *QUIET]
     assert wsi(*command) == 1
     rows = table(tmp_path)
-    assert "No space left on device" in rows["tissue", "embed"]["reason"]
+    reason = rows["tissue", "embed"]["reason"]
+    assert "No space left on device; free some and run the same command again" in reason
     assert rows["corrupt", "embed"]["status"] == "done"
     monkeypatch.undo()
     assert wsi(*command) == 0
@@ -182,6 +229,12 @@ def test_two_writers_of_one_store(tissue_path: Path, tmp_path: Path) -> None:
     [
         (["tile", "SLIDE", "-o", "OUT", "--bogus", "1"], 2, "Unknown option"),
         (["tile", "SLIDE", "-o", "OUT", "--mpp", "-1"], 2, "mpp=-1.0: must be positive"),
+        (["tile", "SLIDE", "-o", "OUT", "--mpp", "0.0005"], 2, "no slide has pixels that fine"),
+        (["tile", "SLIDE", "-o", "OUT", "--slide-mpp", "nan"], 2, "slide_mpp=nan: must be"),
+        (["info", "SLIDE", "--slide-mpp", "-1"], 2, "slide_mpp=-1.0: must be positive"),
+        (["view", "SLIDE", "--slide-mpp", "0"], 2, "slide_mpp=0.0: must be positive"),
+        (["embed", "SLIDE", "-o", "OUT", "--device", "gpu"], 2, "choose auto, cpu, cuda"),
+        (["embed", "SLIDE", "-o", "OUT", "--batch-size", "0"], 2, "batch_size=0: must be"),
         (["tile", "SLIDE", "-o", "OUT", "--overlap", "256"], 2, "overlap=256: must be 0 to 255"),
         (["tile", "nothing.svs", "-o", "OUT"], 2, "nothing.svs: no such file"),
         (["tile", "SLIDE", "-o", "SLIDE"], 3, "cannot be written"),
@@ -192,7 +245,8 @@ def test_two_writers_of_one_store(tissue_path: Path, tmp_path: Path) -> None:
         (["info", "nothing.svs"], 3, "no such file"),
         (["predict", "--stores", "nowhere", "--model", "m"], 2, "no such folder"),
         (["demo", "--slides", "2"], 2, "at least 4"),
-        (["tile", "SLIDE", "-o", "OUT", "--config", "TOML"], 2, "bogus"),
+        (["tile", "SLIDE", "-o", "OUT", "--config", "TOML"], 2, "[tile] has no option 'bogus'"),
+        (["doctor", "--config", "TOML"], 2, "[tile] has no option 'bogus'"),
     ],
 )
 def test_refusals_are_short_and_say_what_to_do(
@@ -219,16 +273,69 @@ def test_configuration_by_file_and_flags_win(tissue_path: Path, tmp_path: Path) 
     assert wsi(*command) == 2
 
 
+@pytest.mark.parametrize("command", ["train", "predict", "run", "demo"])
+def test_every_option_can_stand_in_the_file(command: str, tmp_path: Path) -> None:
+    """All that --help names, but what is positional; with underscores too."""
+    config = tmp_path / "wsi.toml"
+    names = [name for name in _options_of(command) if name != "help"]
+    assert {"train": "allow-missing", "predict": "stores", "run": "random-weights",
+            "demo": "slides"}[command] in names  # fmt: skip
+    lines = [f"{name.replace('-', '_')} = 1" for name in names]
+    config.write_text("\n".join([f"[{command}]", *lines]))
+    assert isinstance(_read_config(config), Toml)
+
+
+def test_what_slides_and_errors_say_is_shown_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brackets are markup to the console: `wsi-pipeline[mil]` came out as `wsi-pipeline`."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert wsi("doctor") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "pip install 'wsi-pipeline[mil]'" in shown
+    assert "pip install 'wsi-pipeline[gui]'" in shown
+    (tmp_path / "[red]x.svs").write_text("no slide")
+    assert wsi("tile", tmp_path / "[red]x.svs", "-o", tmp_path / "out") == 3
+    assert "failed tile [red]x: SlideOpenError: " in capsys.readouterr().err
+
+
+def test_unreadable_tiles_are_told_at_the_end(
+    corrupt_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert wsi("tile", corrupt_path, "-o", tmp_path, "--save-tiles") == 0
+    said = capsys.readouterr().err
+    assert said == f"1 of 1 slides done in {tmp_path}; 1 tiles could not be read\n"
+
+
+def test_enlarged_tiles_are_remarked_on(tissue_path: Path, tmp_path: Path) -> None:
+    assert wsi("tile", tissue_path, "-o", tmp_path, "--mpp", 0.25, *QUIET) == 0
+    row = table(tmp_path)["tissue", "tile"]
+    assert row["status"] == "done"
+    assert row["reason"] == "tiles of 0.25 µm are enlarged from the slide's 0.5"
+
+
+def test_an_interrupt_is_told_and_has_its_own_code(
+    tissue_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wsi_pipeline.stages.tissue_mask", interrupt)
+    assert wsi("tile", tissue_path, "-o", tmp_path, *QUIET) == 130
+    assert "interrupted; run the same command again" in capsys.readouterr().err
+
+
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert wsi("doctor", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["readers"]["openslide"].startswith("openslide 4")
-    assert report["offline weights"] == {"tf_efficientnet_lite0": "available"}
+    assert report["offline weights"]["tf_efficientnet_lite0"] == "available offline"
     assert wsi("doctor") == 0
 
 
 @pytest.mark.parametrize("command", ["", "info", "tile", "embed", "train", "predict", "heatmap",
-                                     "run", "view", "doctor", "demo"])  # fmt: skip
+                                     "run", "view", "encoders", "doctor", "demo"])  # fmt: skip
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert wsi(*([command] if command else []), "--help") == 0
     text = capsys.readouterr().out
@@ -262,6 +369,14 @@ def test_from_stores_to_scores_and_pictures(scored: Path) -> None:
     assert float(rows[0]["score_no"]) + float(rows[0]["score_yes"]) == pytest.approx(1, abs=1e-5)
     assert wsi("heatmap", "--stores", out, *QUIET) == 0
     assert len(list((out / "geojson").iterdir())) == 4
+    shutil.copytree(model, scored / "other")
+    card = json.loads((model / "card.json").read_text())
+    (scored / "other/card.json").write_text(json.dumps({**card, "model_id": "0" * 16}))
+    assert wsi("predict", "--stores", out, "--model", scored / "other", *QUIET) == 0
+    assert wsi("heatmap", "--stores", out, *QUIET) == 3
+    assert "the store holds 2 scores" in table(out)["a", "heatmap"]["reason"]
+    assert "pass --model" in table(out)["a", "heatmap"]["reason"]
+    assert wsi("heatmap", "--stores", out, "--model", model, *QUIET) == 0
     assert wsi("predict", "--stores", out, "--model", model, "-o", scored / "x", *QUIET) == 0
     assert [p.name for p in (scored / "x").iterdir()] == ["predictions.csv"]
 
@@ -282,6 +397,52 @@ def test_a_model_of_another_encoder_is_refused_by_field(
         "ModelMismatchError: a: the embeddings do not fit"
         in table(scored / "new")["a", "predict"]["reason"]
     )
+
+
+def test_a_run_without_a_model_draws_tissue_whatever_the_store_holds(scored: Path) -> None:
+    """The page of a run shows what that run was asked for."""
+    run = ["run", scored / "slides" / "a.tif", "-o", scored / "out", *ENCODER, "--min-tissue", 0.5]
+    assert wsi(*run, *QUIET) == 0
+    plain = (scored / "out/heatmaps/a.png").read_bytes()
+    assert wsi("predict", "--stores", scored / "out", "--model", scored / "model", *QUIET) == 0
+    assert wsi(*run, *QUIET) == 0
+    assert (scored / "out/heatmaps/a.png").read_bytes() == plain
+
+
+def test_every_slide_of_a_run_is_in_the_table_of_scores(scored: Path, blank_path: Path) -> None:
+    """Who joins scores to a list of slides must not lose the failed ones."""
+    (scored / "slides/bad.svs").write_text("no slide")
+    shutil.copy(blank_path, scored / "slides/blank.tif")
+    run = ["run", scored / "slides", "-o", scored / "new", "--model", scored / "model"]
+    assert wsi(*run, "--random-weights", *QUIET) == 1
+    with (scored / "new/predictions.csv").open() as file:
+        rows = {row["slide_id"]: row for row in csv.DictReader(file)}
+    assert sorted(rows) == ["a", "b", "bad", "blank", "c", "d"]
+    assert rows["bad"]["reason"].startswith("SlideOpenError: ")
+    assert (rows["bad"]["label"], rows["bad"]["score_yes"], rows["bad"]["tiles"]) == ("", "", "")
+    assert rows["blank"]["reason"].startswith("no tile of ")
+    assert (rows["a"]["reason"], rows["a"]["tiles"]) == ("", "16")
+
+
+def test_what_is_said_is_never_replaced_by_the_models_choice(
+    scored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where what is said happens to be the default."""
+    card = json.loads((scored / "model/card.json").read_text())
+    card["tiles"] |= {"mpp": 1.0, "edge": "pad"}
+    (scored / "model/card.json").write_text(json.dumps(card))
+    run = ["run", scored / "slides", "-o", scored / "new", "--model", scored / "model",
+           "--random-weights", *QUIET]  # fmt: skip
+    for flags, complaint in (
+        (["--mpp", 0.5], "tiles mpp: 0.5, not 1.0"),
+        (["--edge", "drop"], "tiles edge: 'drop', not 'pad'"),
+        (["--encoder", "tf_efficientnet_lite0"], "encoder name: 'tf_efficientnet_lite0', not"),
+    ):
+        assert wsi(*run, *flags) == 2
+        assert complaint in " ".join(capsys.readouterr().err.split())
+    assert wsi(*run) == 0
+    spec = open_store(scored / "new/stores/a.zarr").spec
+    assert (spec.mpp, spec.edge) == (1.0, "pad")
 
 
 def test_run_takes_from_the_model_what_is_not_said(scored: Path) -> None:
