@@ -52,6 +52,13 @@ def write_slides(archive: Path, folder: Path) -> list[dict[str, str]]:
     return rows
 
 
+def embed_fields(work: Path, out: Path, encoder: EncoderOptions) -> list[SlideStore]:
+    """Embed the slides that `write_slides` wrote under `work`; return their stores in `out`."""
+    job = plan(out, ["tile", "embed"], tiles=TILES, encoder=encoder)
+    run_slides("embed", [str(work / "slides")], job, batch=BatchOptions())
+    return list(iter_stores(out))
+
+
 def pooled_auc(
     stores: Sequence[SlideStore],
     rows: Sequence[dict[str, str]],
@@ -88,10 +95,7 @@ def main() -> None:
     rows = write_slides(arguments.data, arguments.work / "slides")
     out = arguments.work / ("random" if arguments.random_weights else "imagenet")
     encoder = EncoderOptions(random_weights=arguments.random_weights)
-    job = plan(out, ["tile", "embed"], tiles=TILES, encoder=encoder)
-    slides = [str(arguments.work / "slides")]
-    run_slides("embed", slides, job, batch=BatchOptions())
-    stores = list(iter_stores(out))
+    stores = embed_fields(arguments.work, out, encoder)
     labels = [row["label"] for row in rows]
     if arguments.shuffle_labels:
         rng = np.random.default_rng(0)

@@ -14,11 +14,8 @@ tiles only. Peers that are not installed are left out:
 from __future__ import annotations
 
 import argparse
-import ctypes
 import dataclasses
-import functools
 import importlib.util
-import mmap
 import statistics
 import tempfile
 import time
@@ -33,6 +30,7 @@ import dask
 import numpy as np
 import openslide
 import tifffile
+from decode_limit import Coords, ReadBlock, aligned_reader
 from make_slide import make_slide
 from numpy.typing import NDArray
 from rich.console import Console
@@ -45,9 +43,6 @@ from tiling.tiles import TileGeometry, read_tiles
 
 BLOCK = 64
 BURSTS = 6
-Coords = NDArray[np.int64]
-ReadBlock = Callable[[Coords], NDArray[np.uint8]]
-"""x0, y0 of a block's tiles, (n, 2), to their pixels, (n, tile_px, tile_px, 3)."""
 
 
 @dataclass(frozen=True)
@@ -335,59 +330,8 @@ def by_pyvips(path: Path, grid: TileGrid, case: Case) -> ReadBlock | None:
 
 def by_limit(path: Path, grid: TileGrid, case: Case) -> ReadBlock | None:
     """C TurboJPEG straight into the block's mosaic; None where tiles are not aligned."""
-    page = tifffile.TiffFile(path).pages[0]
-    factor = grid.extent[0] / grid.spec.tile_px
-    if grid.extent[0] % page.tilewidth or case.shift % page.tilewidth or factor not in (1, 2):
-        return None
-    turbo = _turbojpeg()
-    if turbo is None:
-        return None
-    file = path.open("rb")
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    head = b"\xff\xd8" + bytes(page.jpegtables or b"")[2:-2]
-    columns = -(-page.imagewidth // page.tilewidth)
-    reduction = 1 if case.exact else int(factor)
-    edge = page.tilewidth // reduction
-    per_tile = grid.extent[0] // page.tilewidth
-    handle = turbo.tjInitDecompress()
-    tile_px = grid.spec.tile_px
-    raw_px = per_tile * edge
-
-    def read(coords: Coords) -> NDArray[np.uint8]:
-        out = np.empty((len(coords), tile_px, tile_px, 3), np.uint8)
-        raw = out if raw_px == tile_px else np.empty((1, raw_px, raw_px, 3), np.uint8)
-        for number, (x0, y0) in enumerate(coords.tolist()):
-            target = raw[number if raw is out else 0]
-            for row in range(per_tile):
-                for column in range(per_tile):
-                    index = (y0 // page.tilelength + row) * columns + x0 // page.tilewidth + column
-                    start, count = page.dataoffsets[index], page.databytecounts[index]
-                    stream = head + mapped[start + 2 : start + count]
-                    address = target.ctypes.data + (row * edge * raw_px + column * edge) * 3
-                    if turbo.tjDecompress2(handle, stream, len(stream), address, edge, raw_px * 3,
-                                           edge, 0, 0):  # fmt: skip
-                        raise RuntimeError("the limit could not decode a tile")
-            if raw is not out:
-                cv2.resize(
-                    target, (tile_px, tile_px), dst=out[number], interpolation=cv2.INTER_AREA
-                )
-        return out
-
-    return read
-
-
-@functools.cache
-def _turbojpeg() -> ctypes.CDLL | None:
-    try:
-        turbo = ctypes.CDLL("libturbojpeg.so.0")
-    except OSError:
-        return None
-    turbo.tjInitDecompress.restype = ctypes.c_void_p
-    turbo.tjDecompress2.argtypes = [
-        ctypes.c_void_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_void_p,
-        ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int,
-    ]  # fmt: skip
-    return turbo
+    shifted = dataclasses.replace(grid, coords=grid.coords + case.shift)
+    return aligned_reader(path, shifted, exact=case.exact)
 
 
 READERS: dict[str, Callable[[Path, TileGrid, Case], ReadBlock | None]] = {
