@@ -52,7 +52,7 @@ def test_a_model_is_a_folder_that_says_what_it_is(trained: tuple[list[SlideStore
     card = json.loads((folder / "card.json").read_text())
     assert card["classes"] == ["normal", "tumor"]
     assert card["tiles"] == {"tile_px": 256, "mpp": 0.5, "edge": "drop", "exact": False}
-    assert card["encoder"]["timm_name"] == "resnet10t"
+    assert card["encoder"]["architecture"] == "resnet10t"
     assert card["training"]["slides_per_class"] == {"normal": 4, "tumor": 4}
     assert card["metrics"]["auroc_low"] <= card["metrics"]["auroc"] <= 1
     assert "Research only" in card["intended_use"]
