@@ -40,7 +40,7 @@ def resize_weights(size: int, target: int, interpolation: str) -> NDArray[np.flo
 
     Examples
     --------
-    >>> resize_weights(4, 2, "bilinear").round(3).tolist()
+    >>> resize_weights(4, 2, "bilinear").astype(float).round(3).tolist()
     [[0.429, 0.429, 0.143, 0.0], [0.0, 0.143, 0.429, 0.429]]
     """
     kernel, support = KERNELS[interpolation]
