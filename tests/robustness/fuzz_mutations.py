@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import logging
@@ -389,12 +390,17 @@ def restate_stream(target: Target, rng: Rng) -> str | None:
     return f"{done} streams restated ({where}, {word}, {giant})" if done else None
 
 
+@functools.cache
+def _zeros(count: int) -> bytes:
+    return zlib.compress(bytes(count), 9)
+
+
 def bomb(target: Target, rng: Rng) -> str | None:
     """Let every stored tile be the same stream, which unpacks to 64 MB."""
     tables = target.find(324, 273)
     if not tables:
         return None
-    data = zlib.compress(bytes(64 << 20), 9)
+    data = _zeros(64 << 20)
     place = len(target.content)
     target.content += data
     for tag in target.find(*TABLE_TAGS):
