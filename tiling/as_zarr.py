@@ -21,9 +21,9 @@ _COLOURS = {"red": "FF0000", "green": "00FF00", "blue": "0000FF"}
 class SlideLevel(zarr.Array[Any]):
     """A level of a slide, ``(c, y, x)``; plain slices are read in the calling thread.
 
-    Zarr sends every chunk through one event loop, so that threads wait for each other for longer
-    than most tiles take to decode. Dask, napari and NumPy ask for slices: those are read by the
-    slide reader. Whatever else can be asked of an array goes through Zarr; the pixels are equal.
+    Zarr sends every chunk through the one thread of its event loop, at about the cost of decoding
+    it, so that threads wait for each other. Dask, napari and NumPy ask for slices: those are read
+    by the slide reader. Whatever else can be asked goes through Zarr; the pixels are equal.
     """
 
     def __getitem__(self, selection: Any) -> Any:

@@ -25,7 +25,7 @@ from tiling.errors import (
     UnsoundSlideError,
 )
 from tiling.geometry import PixelBox, true_downsample
-from tiling.readers.base import WHITE, UnsupportedSlideError
+from tiling.readers.base import WHITE, UnsupportedSlideError, check_level_sizes
 from tiling.readers.byte_source import open_bytes
 from tiling.readers.kinds import is_zarr
 from tiling.readers.registry import load_reader, open_reader, slide_file
@@ -36,8 +36,6 @@ from tiling.urls import file_name, is_url, public_url
 LEVEL_TOLERANCE = 0.01
 """How much coarser than wanted a level may be, relatively: pyramids state 4.00012 for 4."""
 HASH_BYTES = 1 << 16
-MAX_SIDE_PX = 1 << 22
-"""0.2 m at 0.05 µm per pixel: no glass slide is longer."""
 PART_PX = 2048
 """Side in source pixels of what is decoded together: a larger rectangle is read in parts."""
 MAX_SOURCE_PX = 1 << 34
@@ -75,17 +73,12 @@ class Slide:
     def __init__(self, ref: SlideRef) -> None:
         self.ref = ref
         self._reader = open_reader(ref.path, reader=ref.reader, storage_options=ref.storage_options)
-        self._check_sizes()
+        try:
+            check_level_sizes(self.path, self._reader.level_sizes)
+        except UnsoundSlideError:
+            self._reader.close()
+            raise
         self.resolution: Resolution = resolve_mpp(self.properties, override=ref.mpp)
-
-    def _check_sizes(self) -> None:
-        for level, (width, height) in enumerate(self._reader.level_sizes):
-            if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
-                self._reader.close()
-                raise UnsoundSlideError(
-                    f"{self.path}: level {level} states {width} x {height} px; a side of a slide "
-                    f"has 1 to {MAX_SIDE_PX} px"
-                )
 
     @property
     def path(self) -> str:

@@ -15,6 +15,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+from tests.dicom_slides import write_series
 from tests.equality.kinds import (
     APERIO,
     AREA,
@@ -192,6 +193,26 @@ def test_the_padding_of_stored_tiles_never_shows(slides_of_all_kinds: dict[str, 
                 assert (fast - exact).min() > -60, (name, ratio)
                 assert (fast[px // 2 + 1 :] == 255).all()
                 assert (fast[:, px // 2 + 1 :] == 255).all()
+
+
+def test_the_padding_of_dicom_frames_never_shows(tmp_path: Path) -> None:
+    """As above, through the reader that puts frames together."""
+    pytest.importorskip("wsidicom")
+    padded = np.zeros((320, 448, 3), np.uint8)
+    padded[:301, :397] = 230, 120, 180
+    write_series(
+        tmp_path, [padded], tile=(64, 64), mpp=(0.25, 0.25),
+        TotalPixelMatrixColumns=397, TotalPixelMatrixRows=301,
+    )  # fmt: skip
+    with open_slide(tmp_path, reader="dicom") as slide:
+        assert slide.size == (397, 301)
+        for ratio in (2.0, 2.058, 4.1, 8.2):
+            extent = round(20 * ratio), round(20 * ratio)
+            place = slide.size[0] - extent[0] // 2, slide.size[1] - extent[1] // 2
+            fast = slide.read_scaled(place, extent, (20, 20)).astype(int)
+            assert (fast - (230, 120, 180)).min() > -30, ratio
+            assert (fast[11:] == 255).all()
+            assert (fast[:, 11:] == 255).all()
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.errors import SlideReadError
+from tiling.errors import SlideReadError, UnsoundSlideError
 from tiling.geometry import PixelBox
 
 WHITE = 255
+MAX_SIDE_PX = 1 << 22
+"""0.2 m at 0.05 µm per pixel: no glass slide is longer."""
 MAX_TILE_PX = 1 << 26
 """Pixels of one stored tile or strip, e.g. 8192 x 8192; as RGB, 192 MiB."""
 MAX_TILE_BYTES = 4 * MAX_TILE_PX
@@ -154,3 +156,13 @@ def rgb_over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     weight = alpha.astype(np.uint16)
     blended = (rgb * weight + WHITE * (255 - weight) + 127) // 255
     return blended.astype(np.uint8)
+
+
+def check_level_sizes(path: str, level_sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise `UnsoundSlideError` if a level has no pixels, or more than a slide can have."""
+    for level, (width, height) in enumerate(level_sizes):
+        if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
+            raise UnsoundSlideError(
+                f"{path}: level {level} states {width} x {height} px; a side of a slide "
+                f"has 1 to {MAX_SIDE_PX} px"
+            )

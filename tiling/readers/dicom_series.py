@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 import os
 import threading
@@ -172,7 +173,7 @@ def quietly() -> Iterator[None]:
 def is_other_object(path: str) -> bool:
     """Whether a DICOM file says that it is something else than a whole-slide image."""
     try:
-        with quietly(), Path(path).open("rb") as file:
+        with quietly(), _BoundedFile(path) as file:
             found = read_partial(file, stop_when=lambda *_: True).file_meta.MediaStorageSOPClassUID
     except Exception:  # as in read_header
         return False
@@ -210,10 +211,23 @@ def _first(dataset: Dataset, keyword: str) -> Dataset:
     return found
 
 
+class _BoundedFile(io.BufferedReader):
+    """A file that makes no room for more than is left of it, whatever length an element states."""
+
+    def __init__(self, path: str) -> None:
+        raw = io.FileIO(path)
+        super().__init__(raw)
+        self._size = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def _read(path: str, tags: list[BaseTag], *, last: str) -> Dataset:
     """Return the elements `tags` of a file, read up to the element called `last`."""
     end = Tag(last)
-    with Path(path).open("rb") as file:
+    with _BoundedFile(path) as file:
         return read_partial(
             file, stop_when=lambda tag, _vr, _length: tag > end, specific_tags=[*tags]
         )

@@ -40,8 +40,12 @@ class TileLayout:
         return REDUCTIONS if fits else REDUCTIONS[:1]
 
     def reduced(self, reduction: int) -> TileLayout:
-        """Return the layout after shrinking every tile; a last partial pixel is kept."""
-        width, height = (-(-length // reduction) for length in self.size)
+        """Return the layout after shrinking every tile, in whole pixels.
+
+        A last one that the level fills only in part is left out: the rest of it is whatever the
+        stored tile was padded with, often black.
+        """
+        width, height = (max(length // reduction, 1) for length in self.size)
         return TileLayout((width, height), (self.tile[0] // reduction, self.tile[1] // reduction))
 
     def tiles_under(self, box: PixelBox) -> list[StoredTile]:

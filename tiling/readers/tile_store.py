@@ -24,7 +24,7 @@ from zarr.abc.store import (
 
 from tiling.errors import SlideOpenError, SlideReadError
 from tiling.geometry import PixelBox
-from tiling.readers.base import WHITE, UnsupportedSlideError
+from tiling.readers.base import WHITE, UnsupportedSlideError, check_level_sizes
 from tiling.readers.byte_source import CACHE_BYTES, ByteSource
 from tiling.readers.tiff import StoredTile, TiffReader
 from tiling.readers.tiff_layout import TiffLayout
@@ -127,7 +127,9 @@ class TileSource:
         if not is_url(self.path) and not Path(self.path).exists():
             raise SlideOpenError(f"{self.path}: no such file; check the path")
         try:
-            return StoredTiles.open(self.path, self.storage_options)
+            opened = StoredTiles.open(self.path, self.storage_options)
+            check_level_sizes(self.path, opened.level_sizes)
+            return opened
         except UnsupportedSlideError as err:
             raise SlideOpenError(
                 f"{self.path}: {err}; only a TIFF's own tiles can be shown as Zarr: read this "

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tiling.grid
+import tiling.readers.base
 import tiling.slide
 import tiling.tiles
 import tiling.tissue
@@ -36,9 +37,9 @@ def test_a_billion_pixels_a_side_are_refused(coded_path: Path, tmp_path: Path, r
 
 def test_the_longest_side(coded_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no check of the file finds: formats other than TIFF."""
-    monkeypatch.setattr(tiling.slide, "MAX_SIDE_PX", 1302)
+    monkeypatch.setattr(tiling.readers.base, "MAX_SIDE_PX", 1302)
     open_slide(coded_path).close()
-    monkeypatch.setattr(tiling.slide, "MAX_SIDE_PX", 1301)
+    monkeypatch.setattr(tiling.readers.base, "MAX_SIDE_PX", 1301)
     with pytest.raises(UnsoundSlideError, match="level 0 states 1302 x 1006 px"):
         open_slide(coded_path)
 

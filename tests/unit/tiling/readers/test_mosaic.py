@@ -77,10 +77,13 @@ def test_a_bad_tile_costs_its_boxes_alone_and_is_tried_once() -> None:
     assert tiles.loaded[1, 0] == 1
 
 
-def test_reduced_layouts_keep_the_last_partial_pixel() -> None:
+def test_reduced_layouts_leave_the_last_partial_pixel_out() -> None:
+    """203 x 151 px by 8: of the last, 5 px and 1 px are padding, whatever its colour."""
     reduced = LAYOUT.reduced(8)
-    assert reduced == TileLayout((26, 19), (8, 6))
-    assert reduced.box_of((3, 3)) == PixelBox(24, 18, 26, 19)
+    assert reduced == TileLayout((25, 18), (8, 6))
+    assert reduced.box_of((3, 2)) == PixelBox(24, 12, 25, 18)
+    assert reduced.tiles_under(PixelBox(20, 10, 40, 40)) == [(2, 1), (3, 1), (2, 2), (3, 2)]
+    assert TileLayout((5, 3), (64, 48)).reduced(8).size == (1, 1)
     assert TileLayout((203, 151), (60, 48)).reductions == (1,)
 
 
