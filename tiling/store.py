@@ -391,12 +391,8 @@ def check_store(store: SlideStore, slide: Slide, spec: TileSpec) -> None:
     StoreMismatchError
         The file's bytes, its pixel size or a tile parameter changed; the message says which.
     """
+    check_source(store, slide)
     remedy = "use another output folder, or the parameters the store was made with"
-    source = read_source(slide.path, storage_options=slide.ref.storage_options)
-    if source.quick_hash != store.source.quick_hash:
-        raise StoreMismatchError(
-            f"{store.slide_id}: the slide file is not the one the store was made from; {remedy}"
-        )
     if slide.mpp != store.slide_mpp:
         raise StoreMismatchError(
             f"{store.slide_id}: mpp is {slide.mpp}, the store was made with {store.slide_mpp}; "
@@ -409,6 +405,22 @@ def check_store(store: SlideStore, slide: Slide, spec: TileSpec) -> None:
                 f"{store.slide_id}: {key} is {value}, the store was made with {recorded[key]}; "
                 f"{remedy}"
             )
+
+
+def check_source(store: SlideStore, slide: Slide) -> None:
+    """Make sure that `slide` is the file that `store` was made from.
+
+    Raises
+    ------
+    StoreMismatchError
+        Its bytes are others.
+    """
+    source = read_source(slide.path, storage_options=slide.ref.storage_options)
+    if source.quick_hash != store.source.quick_hash:
+        raise StoreMismatchError(
+            f"{store.slide_id}: {slide.path} is not the file the store was made from; bring that "
+            "back, or use another output folder"
+        )
 
 
 def _store_attributes(slide: Slide, grid: TileGrid, mask: TissueMask, slide_id: str) -> Json:

@@ -19,7 +19,14 @@ from tiling.errors import StoreOpenError
 from tiling.grid import TileSpec, tile_grid
 from tiling.save_tiles import save_tiles
 from tiling.slide import Slide, open_slide
-from tiling.store import Prediction, SlideStore, check_store, create_store, open_store
+from tiling.store import (
+    Prediction,
+    SlideStore,
+    check_source,
+    check_store,
+    create_store,
+    open_store,
+)
 from tiling.tissue import tissue_mask
 from tiling.urls import redacted
 from wsi_pipeline.config import DEFAULT_ENCODER, EncoderOptions, TileOptions
@@ -233,6 +240,8 @@ def _heatmap(work: SlideWork) -> StageOutcome:
                 f"the store holds {len(names)} scores ({', '.join(names)}): pass --model"
             )
         prediction = work.store.prediction()
+    if "tile" not in work.job.stages:  # which compares them
+        check_source(work.store, work.slide)
     draw_store(work.store, work.slide, prediction, work.job.out)
     return StageOutcome(len(work.store))
 

@@ -175,7 +175,9 @@ def test_check_store_names_what_changed(store: SlideStore, tissue_path: Path, tm
         check_store(store, slide, SPEC)
     with (
         open_slide(blank_path) as slide,
-        pytest.raises(StoreMismatchError, match="not the one the store was made from"),
+        pytest.raises(
+            StoreMismatchError, match="blank.tif is not the file the store was made from"
+        ),
     ):
         check_store(store, slide, SPEC)
 

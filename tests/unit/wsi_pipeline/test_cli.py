@@ -359,7 +359,7 @@ def scored(tissue_path: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_from_stores_to_scores_and_pictures(scored: Path) -> None:
+def test_from_stores_to_scores_and_pictures(scored: Path, blank_path: Path) -> None:
     out, model = scored / "out", scored / "model"
     assert wsi("predict", "--stores", out / "stores", "--model", model, *QUIET) == 0
     with (out / "predictions.csv").open() as file:
@@ -379,6 +379,9 @@ def test_from_stores_to_scores_and_pictures(scored: Path) -> None:
     assert wsi("heatmap", "--stores", out, "--model", model, *QUIET) == 0
     assert wsi("predict", "--stores", out, "--model", model, "-o", scored / "x", *QUIET) == 0
     assert [p.name for p in (scored / "x").iterdir()] == ["predictions.csv"]
+    shutil.copy(blank_path, scored / "slides/a.tif")
+    assert wsi("heatmap", "--stores", out, "--model", model, *QUIET) == 1
+    assert "a.tif is not the file the store was made" in table(out)["a", "heatmap"]["reason"]
 
 
 def test_a_model_of_another_encoder_is_refused_by_field(
