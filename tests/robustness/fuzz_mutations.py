@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import json
 import logging
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -387,12 +390,17 @@ def restate_stream(target: Target, rng: Rng) -> str | None:
     return f"{done} streams restated ({where}, {word}, {giant})" if done else None
 
 
+@functools.cache
+def _zeros(count: int) -> bytes:
+    return zlib.compress(bytes(count), 9)
+
+
 def bomb(target: Target, rng: Rng) -> str | None:
     """Let every stored tile be the same stream, which unpacks to 64 MB."""
     tables = target.find(324, 273)
     if not tables:
         return None
-    data = zlib.compress(bytes(64 << 20), 9)
+    data = _zeros(64 << 20)
     place = len(target.content)
     target.content += data
     for tag in target.find(*TABLE_TAGS):
@@ -405,18 +413,80 @@ def bomb(target: Target, rng: Rng) -> str | None:
     return "stored tiles that unpack to 64 MB"
 
 
+def _repack(target: Target, name: str, data: bytes) -> None:
+    """Replace one member of a zip file, checksum included."""
+    packed = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(target.content)) as old,
+        zipfile.ZipFile(packed, "w") as new,
+    ):
+        for member in old.namelist():
+            info = zipfile.ZipInfo(member)  # of no date
+            new.writestr(info, data if member == name else old.read(member))
+    target.content = bytearray(packed.getvalue())
+
+
+def _members(target: Target, *, documents: bool) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(target.content)) as archive:
+            found = {name: archive.read(name) for name in archive.namelist()}
+    except Exception:  # damaged before
+        return {}
+    return {n: data for n, data in found.items() if (data[:1] == b"{") == documents}
+
+
+def restate_document(target: Target, rng: Rng) -> str | None:
+    """Change one value in the metadata of a zipped Zarr group: shapes, chunks, codecs, scales."""
+    documents = _members(target, documents=True)
+    if not documents:
+        return None
+    name = sorted(documents)[int(rng.integers(len(documents)))]
+    root = json.loads(documents[name])
+    places: list[tuple[Any, Any]] = []
+    waiting = [root]
+    while waiting:
+        here = waiting.pop()
+        for key in here if isinstance(here, dict) else range(len(here)):
+            places.append((here, key))
+            if isinstance(here[key], dict | list):
+                waiting.append(here[key])
+    if not places:
+        return None
+    here, key = places[int(rng.integers(len(places)))]
+    values = (0, -1, 1, 7, 10**6, 10**9, 2**64, 1e-300, 1e300, True, None, "", "zstd", "pickle",
+              [], {}, [10**9] * 3, {"name": "gzip"}, "a" * 100_000)  # fmt: skip
+    here[key] = values[int(rng.integers(len(values)))]
+    _repack(target, name, json.dumps(root).encode())
+    return f"{key!r} in {name} set to {str(here[key])[:40]!r}"
+
+
+def damage_chunk(target: Target, rng: Rng) -> str | None:
+    """Change bytes of a chunk of a zipped Zarr array, or cut it, and let the checksum be right."""
+    chunks = _members(target, documents=False)
+    if not chunks:
+        return None
+    name = sorted(chunks)[int(rng.integers(len(chunks)))]
+    chunk = Target(bytearray(chunks[name]))
+    change = (flip_bits, overwrite, truncate, insert, drop)[int(rng.integers(5))]
+    what = change(chunk, rng)
+    _repack(target, name, bytes(chunk.content))
+    return f"{what} of {name}"
+
+
 BLIND: tuple[Mutation, ...] = (flip_bits, overwrite, truncate, insert, drop)
 STRUCTURE: tuple[Mutation, ...] = (
     claim_size, claim_size_with_tables, claim_tiles, set_value, set_count, set_type, set_code,
     set_table, loop_pages, many_pages, loop_sub_pages, zero_denominators, jpeg_tables, description,
 )  # fmt: skip
+ZIPPED: tuple[Mutation, ...] = (restate_document, damage_chunk)
 STREAMS: tuple[Mutation, ...] = (damage_tile, damage_tile, restate_stream, bomb, set_table)
 
 
 def mutate(content: bytes, rng: Rng) -> tuple[bytes, str]:
     """Return `content` damaged once to three times, and what was done in words."""
     target = Target.of(content)
-    families = [BLIND, STRUCTURE, STREAMS] if target.tags else [BLIND]
+    is_zip = zipfile.is_zipfile(io.BytesIO(content))
+    families = [BLIND, STRUCTURE, STREAMS] if target.tags else [BLIND, *[ZIPPED] * 3 * is_zip]
     done: list[str] = []
     wanted = int(rng.choice([1, 1, 1, 1, 2]))
     while len(done) < wanted:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +13,15 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import tifffile
+from numcodecs import Blosc
 from numpy.typing import NDArray
 
 from tests.conftest import SHARED, tissue_pixels
+from tests.dicom_slides import write_series
+from tests.zarr_slides import write_ome_zarr
 
 TILE = 128
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
 MPP = 0.5
 APERIO = "Aperio Image Library v11.2.1\r\n{size} {note}|AppMag = 20|MPP = 0.5"
 OME = (
@@ -172,6 +180,22 @@ def _write_ome(path: Path, pixels: NDArray[np.uint8]) -> None:
     )
 
 
+def _write_dicom(path: Path, pixels: NDArray[np.uint8]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        uids = {key: f"1.2.3.{number}" for number, key in enumerate(UIDS)}
+        [written] = write_series(Path(folder), [pixels], tile=(TILE, TILE), **uids)
+        shutil.copy(written, path)
+
+
+def _write_zarr(path: Path, pixels: NDArray[np.uint8], **options: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path, "w") as archive:
+        write_ome_zarr(folder, _levels(pixels), chunk=TILE, **options)
+        for file in sorted(Path(folder).rglob("*")):
+            if file.is_file():
+                name = zipfile.ZipInfo(file.relative_to(folder).as_posix())  # of no date
+                archive.writestr(name, file.read_bytes())
+
+
 def _simple(**options: Any) -> Callable[[Path, NDArray[np.uint8]], None]:
     return lambda path, pixels: _write(path, pixels, **options)
 
@@ -188,5 +212,9 @@ KINDS: dict[str, Callable[[Path, NDArray[np.uint8]], None]] = {
     "stripes.tif": _simple(compression="adobe_deflate", tile=None, rowsperstrip=32),
     "big.tif": _simple(compression="jpeg", bigtiff=True),
     "pyramid.ome.tif": _write_ome,
+    "slide.dcm": _write_dicom,
+    "sharded.ozx": functools.partial(_write_zarr, shard=2 * TILE),
+    "blosc.ozx": functools.partial(_write_zarr, version="0.4", compressors=Blosc()),
 }
 """Every kind that is generated, and how."""
+TIFF_KINDS = tuple(name for name in KINDS if not name.endswith((".dcm", ".ozx")))
