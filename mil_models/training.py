@@ -7,6 +7,7 @@ import importlib.metadata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from mil_models.heads import MILHead, create_head
 from mil_models.labels import LabelledSlide, read_labels
 from mil_models.metrics import summarise
 from mil_models.splits import Split, make_splits
+from mil_models.tasks import cross_entropy
 from tiling.nodes import Json
 from tiling.store import SlideStore
 
@@ -185,6 +187,7 @@ def _train_fold(
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
+    criterion = partial(cross_entropy, class_weights=weights)
     generator = torch.Generator().manual_seed(seed)
     best_loss, best_epoch, best_state = float("inf"), 0, copy.deepcopy(head.state_dict())
     epoch = 0
@@ -196,7 +199,7 @@ def _train_fold(
             output = head(
                 bag.unsqueeze(0), torch.ones(1, len(bag), dtype=torch.bool), generator=generator
             )
-            loss = head.loss(output, targets[index : index + 1], class_weights=weights)
+            loss = head.loss(output, targets[index : index + 1], criterion)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -228,14 +231,14 @@ def _mean_loss(
     """Return the class-weighted mean loss in evaluation mode; None without slides."""
     if not indices:
         return None
+    criterion = partial(cross_entropy, class_weights=weights)
     head.eval()
     total, weight = 0.0, 0.0
     for index in indices:
         bag = cache.bag(slides[index].store)
         output = head(bag.unsqueeze(0), torch.ones(1, len(bag), dtype=torch.bool))
-        share = float(weights[targets[index]])
-        total += share * float(head.loss(output, targets[index : index + 1]))
-        weight += share
+        total += float(criterion(output.logits, targets[index : index + 1]))
+        weight += float(weights[targets[index]])
     return total / weight
 
 

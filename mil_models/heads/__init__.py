@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from mil_models.heads.abmil import GatedABMIL
-from mil_models.heads.base import MILHead, MILOutput
+from mil_models.heads.base import Criterion, MILHead, MILOutput
 from mil_models.heads.mean import MeanPool
 
 HEADS: dict[str, type[MILHead]] = {"abmil": GatedABMIL, "mean": MeanPool}
 
-__all__ = ["HEADS", "MILHead", "MILOutput", "create_head"]
+__all__ = ["HEADS", "Criterion", "MILHead", "MILOutput", "create_head"]
 
 
 def create_head(name: str, *, dim: int, classes: int, **arguments: Any) -> MILHead:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor, nn
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""From logits ``(B, C)`` and the targets of B bags to the loss of each bag ``(B,)``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,10 @@ class MILHead(nn.Module, ABC):
             A bag has no real instance.
         """
 
-    def loss(
-        self, output: MILOutput, target: Tensor, *, class_weights: Tensor | None = None
-    ) -> Tensor:
-        """Return the loss of `output` against class indices `target` (B,).
+    def loss(self, output: MILOutput, target: Tensor, criterion: Criterion) -> Tensor:
+        """Return the loss of `output`: the mean of the task's `criterion` over bags.
 
-        Cross-entropy, each bag's multiplied by the weight of its class, the mean over bags. (The
-        weighted mean of torch would let the weight of a lone bag cancel out.)
+        A head whose paper adds terms of its own adds them here, with the same criterion where
+        they are of the same kind.
         """
-        each = F.cross_entropy(output.logits, target, weight=class_weights, reduction="none")
-        return each.mean()
+        return criterion(output.logits, target).mean()

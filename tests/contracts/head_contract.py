@@ -9,6 +9,7 @@ import torch
 
 from mil_models import MILHead, create_head
 from mil_models.errors import EmptyBagError
+from mil_models.tasks import cross_entropy
 
 DIM, CLASSES = 24, 3
 
@@ -75,7 +76,7 @@ class HeadContract:
         self, model: MILHead, bag: torch.Tensor
     ) -> None:
         model.train()
-        model.loss(model(bag, self.full(bag)), torch.tensor([0, 2])).backward()
+        model.loss(model(bag, self.full(bag)), torch.tensor([0, 2]), cross_entropy).backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             assert torch.isfinite(parameter.grad).all(), name
