@@ -18,17 +18,26 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class LabelledSlide:
-    """A store with its label; `split` is train, val, test, or "" where the table has none."""
+    """A store with its label; `split` is train, val, test, or "" where the table has none.
+
+    `site` is where the slide comes from (hospital, scanner), "" where the table does not say.
+    """
 
     store: SlideStore
     label: str
     patient_id: str
     split: str = ""
+    site: str = ""
 
     @property
     def slide_id(self) -> str:
         """The slide's unique name."""
         return self.store.slide_id
+
+    @property
+    def stratum(self) -> str:
+        """What folds are to hold in equal shares."""
+        return self.label
 
 
 def read_labels(
@@ -40,8 +49,8 @@ def read_labels(
     ----------
     path
         CSV with `slide_id` or `path`, `label`, and if wanted `patient_id` (else each slide is a
-        patient) and `split` (train, val, test). A slide is found by its id, path, file name or
-        stem.
+        patient), `split` (train, val, test) and `site`. A slide is found by its id, path, file name
+        or stem.
     allow_missing
         Leave labelled slides without a store out, with a warning, instead of refusing. Slides
         without tiles are left out in any case, with a warning too.
@@ -75,7 +84,8 @@ def read_labels(
         split = (row.get("split") or "").strip().lower()
         if "split" in columns and split not in SPLITS:
             raise LabelTableError(f"{name}, line {line}: split is {split!r}; use train, val, test")
-        found.append(LabelledSlide(store, _value(row, "label", name, line), patient, split))
+        label, site = _value(row, "label", name, line), (row.get("site") or "").strip()
+        found.append(LabelledSlide(store, label, patient, split, site))
     _report_missing(name, missing, allow_missing)
     empty = [slide for slide in found if not len(slide.store)]
     if empty:

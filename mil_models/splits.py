@@ -45,7 +45,7 @@ def make_splits(slides: Sequence[LabelledSlide], folds: int, seed: int) -> list[
     if any(slide.split for slide in slides):
         sides = {side: tuple(i for i in everyone if slides[i].split == side)
                  for side in ("train", "val", "test")}  # fmt: skip
-        if len({slides[i].label for i in sides["train"]}) < 2:
+        if len({slides[i].stratum for i in sides["train"]}) < 2:
             raise LabelTableError("the table's train part has one class only")
         return [Split("split", sides["train"], sides["val"], sides["test"])]
     if folds == 0:
@@ -79,14 +79,14 @@ def _possible_folds(slides: Sequence[LabelledSlide], folds: int) -> int:
 def _patients_by_class(slides: Sequence[LabelledSlide]) -> dict[str, set[str]]:
     patients: dict[str, set[str]] = defaultdict(set)
     for slide in slides:
-        patients[slide.label].add(slide.patient_id)
+        patients[slide.stratum].add(slide.patient_id)
     return patients
 
 
 def _folds(
     slides: Sequence[LabelledSlide], indices: Sequence[int], folds: int, seed: int
 ) -> list[tuple[int, ...]]:
-    labels = np.array([slides[i].label for i in indices])
+    labels = np.array([slides[i].stratum for i in indices])
     groups = np.array([slides[i].patient_id for i in indices])
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     order = np.asarray(indices)
@@ -100,11 +100,11 @@ def _carve(
     slides: Sequence[LabelledSlide], indices: Sequence[int], seed: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return training and validation parts that both hold every class, or all and nothing."""
-    wanted = {slides[i].label for i in indices}
+    wanted = {slides[i].stratum for i in indices}
     fewest = min(len(p) for p in _patients_by_class([slides[i] for i in indices]).values())
     for folds in range(min(VALIDATION_FOLDS, fewest), 1, -1):
         for validation in _folds(slides, indices, folds, seed):
             train = tuple(i for i in indices if i not in set(validation))
-            if all({slides[i].label for i in part} == wanted for part in (train, validation)):
+            if all({slides[i].stratum for i in part} == wanted for part in (train, validation)):
                 return train, validation
     return tuple(indices), ()
