@@ -17,7 +17,7 @@ from numcodecs import Blosc
 from numpy.typing import NDArray
 
 from tests.conftest import SHARED, tissue_pixels
-from tests.dicom_slides import write_series
+from tests.dicom_slides import jpeg_rgb, write_series
 from tests.zarr_slides import write_ome_zarr
 
 TILE = 128
@@ -183,7 +183,9 @@ def _write_ome(path: Path, pixels: NDArray[np.uint8]) -> None:
 def _write_dicom(path: Path, pixels: NDArray[np.uint8]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         uids = {key: f"1.2.3.{number}" for number, key in enumerate(UIDS)}
-        [written] = write_series(Path(folder), [pixels], tile=(TILE, TILE), **uids)
+        [written] = write_series(  # in colours that OpenSlide reads too
+            Path(folder), [pixels], encode=jpeg_rgb, photometric="RGB", tile=(TILE, TILE), **uids
+        )
         shutil.copy(written, path)
 
 
