@@ -191,7 +191,7 @@ class DicomReader(Reader):
         return read_mosaic(
             image.layout.reduced(reduction),
             boxes,
-            lambda tiles: [self._load(image, f"level {level}", t, reduction) for t in tiles],
+            lambda tiles, _: [self._load(image, f"level {level}", t, reduction) for t in tiles],
             out=out,
         )
 
@@ -216,7 +216,7 @@ class DicomReader(Reader):
         [found] = read_mosaic(
             image.layout,
             [PixelBox(0, 0, width, height)],
-            lambda tiles: [self._load(image, f"image {name!r}", t, 1) for t in tiles],
+            lambda tiles, _: [self._load(image, f"image {name!r}", t, 1) for t in tiles],
         )
         if isinstance(found, SlideReadError):
             raise found

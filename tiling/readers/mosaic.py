@@ -21,9 +21,10 @@ LOADED_TOGETHER_PX = 1 << 24
 StoredTile = tuple[int, int]
 """(column, row) of a stored tile."""
 Pixels = NDArray[np.uint8]
-Load = Callable[[Sequence[StoredTile]], Sequence[Pixels | SlideReadError | None]]
+Load = Callable[[Sequence[StoredTile], Pixels | None], Sequence[Pixels | SlideReadError | None]]
 """Decodes stored tiles: RGB pixels, which may lack what lies outside of the level; None for what
-was never scanned; or the error."""
+was never scanned; or the error. Where a box is one whole tile there is room for its pixels, which
+the loader may use or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +90,34 @@ def read_mosaic(
     for place, (box, tiles) in enumerate(zip(boxes, needs, strict=True)):
         width, height = box.size
         canvas = np.empty((height, width, 3), np.uint8) if out is None else out[place]
-        canvas[:] = WHITE
+        if box.within(*layout.size) != box:
+            canvas[:] = WHITE
         error: SlideReadError | None = None
         for start in range(0, len(tiles), lot):
             together = tiles[start : start + lot]
             missing = [tile for tile in together if tile not in kept]
-            kept.update(zip(missing, load(missing), strict=True))
+            is_whole = box.size == layout.tile and box == layout.box_of(tiles[0])
+            is_lone = missing == tiles and last_use[tiles[0]] == place
+            room = canvas if is_whole and is_lone else None
+            kept.update(zip(missing, load(missing, room), strict=True))
             for tile in together:
                 found = kept[tile] if last_use[tile] > place else kept.pop(tile)
                 if isinstance(found, SlideReadError):
                     error = error or found
-                elif found is not None:
+                elif found is not canvas:
                     _paste(canvas, box, found, layout.box_of(tile))
         yield error or canvas
 
 
-def _paste(canvas: Pixels, box: PixelBox, pixels: Pixels, at: PixelBox) -> None:
+def _paste(canvas: Pixels, box: PixelBox, pixels: Pixels | None, at: PixelBox) -> None:
     """Put the pixels of a stored tile, which lies `at`, into the canvas of `box`."""
-    left, top, right, bottom = at.within(box.right, box.bottom)
-    left, top = max(left, box.left), max(top, box.top)
-    canvas[top - box.top : bottom - box.top, left - box.left : right - box.left] = pixels[
-        top - at.top : bottom - at.top, left - at.left : right - at.left
-    ]
+    left, top = max(at.left, box.left), max(at.top, box.top)
+    right, bottom = min(at.right, box.right), min(at.bottom, box.bottom)
+    room = canvas[top - box.top : bottom - box.top, left - box.left : right - box.left]
+    if pixels is None:
+        room[:] = WHITE
+    else:
+        room[:] = pixels[top - at.top : bottom - at.top, left - at.left : right - at.left]
 
 
 def shrink(pixels: Pixels, reduction: int) -> Pixels:

@@ -168,7 +168,7 @@ class OmeZarrReader(Reader):
 
         apply = map if self._pool is None else self._pool.map
         layout = stored.layout.reduced(reduction)
-        return read_mosaic(layout, boxes, lambda tiles: list(apply(load, tiles)), out=out)
+        return read_mosaic(layout, boxes, lambda tiles, _: list(apply(load, tiles)), out=out)
 
     def read_associated(self, name: str) -> NDArray[np.uint8]:
         fitting = [

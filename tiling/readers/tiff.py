@@ -14,59 +14,43 @@ from numpy.typing import NDArray
 
 from tiling.errors import SlideOpenError, SlideReadError
 from tiling.geometry import PixelBox, true_downsample
-from tiling.readers.base import MAX_ASSOCIATED_PX, WHITE, Reader, UnsupportedSlideError
+from tiling.readers.base import MAX_ASSOCIATED_PX, Reader, UnsupportedSlideError
 from tiling.readers.byte_source import ByteSource, LocalBytes, Range, RemoteBytes
+from tiling.readers.mosaic import StoredTile, TileLayout, read_mosaic
 from tiling.readers.stored_tiles import TileDecoder, as_rgb, decoder_of
 from tiling.readers.tiff_check import check_tiff
-from tiling.readers.tiff_layout import TiffLayout, read_layout
+from tiling.readers.tiff_layout import TiffLayout, TiffLevel, read_layout
 from tiling.resample import resample
-
-StoredTile = tuple[int, int]
-"""(column, row) of a stored tile."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLevel:
-    """One level as it lies in the file."""
+    """One level as it lies in the file; `columns` of stored tiles, by the page's own width."""
 
-    size: tuple[int, int]
-    tile: tuple[int, int]
+    layout: TileLayout
+    columns: int
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
     decoder: TileDecoder
 
+    @classmethod
+    def of(cls, level: TiffLevel) -> StoredLevel:
+        """Return the level, which may be smaller than its page."""
+        decoder = decoder_of(level.page)
+        tile = decoder.shape[1], decoder.shape[0]
+        return cls(
+            TileLayout(level.size, tile),
+            -(-int(level.page.imagewidth) // tile[0]),
+            np.asarray(level.page.dataoffsets, np.int64),
+            np.asarray(level.page.databytecounts, np.int64),
+            decoder,
+        )
+
     @property
-    def columns(self) -> int:
-        """Stored tiles in a row."""
-        return -(-self.size[0] // self.tile[0])
-
-    def tiles_under(self, box: PixelBox, reduction: int) -> list[StoredTile]:
-        """Return the stored tiles that `box`, in px of the reduced level, touches."""
-        inner = box.within(*self.reduced_size(reduction))
-        if min(inner.size) <= 0:  # the padding of the last stored tiles is outside, too
-            return []
-        tile_width, tile_height = self.tile[0] // reduction, self.tile[1] // reduction
-        columns = range(inner.left // tile_width, -(-inner.right // tile_width))
-        rows = range(inner.top // tile_height, -(-inner.bottom // tile_height))
-        return [(column, row) for row in rows for column in columns]
-
-    def reduced_size(self, reduction: int) -> tuple[int, int]:
-        """Return (width, height) of the level shrunk by `reduction`, in whole pixels.
-
-        A last one that the level fills only in part is left out: the rest of it is whatever the
-        stored tile was padded with, often black.
-        """
-        return max(self.size[0] // reduction, 1), max(self.size[1] // reduction, 1)
-
-    def box_of(self, tile: StoredTile, reduction: int) -> PixelBox:
-        """Return the pixels that a stored tile covers, its padding included."""
-        width, height = self.tile[0] // reduction, self.tile[1] // reduction
-        x, y = tile[0] * width, tile[1] * height
-        return PixelBox(x, y, x + width, y + height)
-
-    def pixels_of(self, tile: StoredTile, reduction: int) -> tuple[int, int]:
-        """Return how many pixels of a stored tile lie within the level: (width, height)."""
-        return self.box_of(tile, reduction).within(*self.reduced_size(reduction)).size
+    def tile_counts(self) -> tuple[int, int]:
+        """Stored tiles that the level fills, at least in part: (columns, rows)."""
+        width, height = self.layout.size
+        return -(-width // self.layout.tile[0]), -(-height // self.layout.tile[1])
 
     def index_of(self, tile: StoredTile) -> int:
         """Return the place of a stored tile in the file's tables."""
@@ -76,7 +60,9 @@ class StoredLevel:
         """Return where a stored tile's bytes lie; raise `ValueError` if it states absurdly many."""
         index = self.index_of(tile)
         offset, count = int(self.offsets[index]), int(self.counts[index])
-        limit = 6 * self.tile[0] * self.tile[1] + (64 << 10)  # twice its RGB, and some overhead
+        limit = 6 * self.layout.tile[0] * self.layout.tile[1] + (
+            64 << 10
+        )  # twice its RGB, and some overhead
         if not 0 <= count <= limit or offset < 0:
             raise ValueError(f"it states {count} bytes at {offset}; it can need {limit}")
         return offset, count
@@ -86,30 +72,6 @@ class StoredLevel:
         for tile in tiles:
             with contextlib.suppress(ValueError):
                 yield self.range_of(tile)
-
-    def cut(
-        self,
-        box: PixelBox,
-        decoded: Mapping[StoredTile, NDArray[np.uint8] | None],
-        reduction: int,
-        out: NDArray[np.uint8] | None = None,
-    ) -> NDArray[np.uint8]:
-        """Return the pixels of `box` from the stored tiles under it; white where there are none."""
-        inner = box.within(*self.reduced_size(reduction))
-        if out is None:
-            out = np.empty((box.bottom - box.top, box.right - box.left, 3), np.uint8)
-        if inner != box or any(pixels is None for pixels in decoded.values()):
-            out[:] = WHITE
-        for (column, row), pixels in decoded.items():
-            if pixels is None or pixels is out:
-                continue
-            x, y, _, _ = self.box_of((column, row), reduction)
-            left, right = max(x, inner.left), min(x + pixels.shape[1], inner.right)
-            top, bottom = max(y, inner.top), min(y + pixels.shape[0], inner.bottom)
-            out[top - box.top : bottom - box.top, left - box.left : right - box.left] = pixels[
-                top - y : bottom - y, left - x : right - x
-            ]
-        return out
 
 
 class TiffReader(Reader):
@@ -121,19 +83,10 @@ class TiffReader(Reader):
         self._path = path
         self._source = source
         self._layout = layout
-        self._levels = tuple(
-            StoredLevel(
-                size=level.size,
-                tile=(decoder.shape[1], decoder.shape[0]),
-                offsets=np.asarray(level.page.dataoffsets, np.int64),
-                counts=np.asarray(level.page.databytecounts, np.int64),
-                decoder=decoder,
-            )
-            for level in layout.levels
-            for decoder in [decoder_of(level.page)]
-        )
+        self._levels = tuple(StoredLevel.of(level) for level in layout.levels)
         for number, stored in enumerate(self._levels):
-            wanted = stored.columns * -(-stored.size[1] // stored.tile[1])
+            columns, rows = stored.tile_counts
+            wanted = stored.columns * (rows - 1) + columns
             if min(len(stored.offsets), len(stored.counts)) < wanted:
                 raise SlideOpenError(
                     f"{path}: level {number} lists {len(stored.offsets)} stored tiles of {wanted}"
@@ -167,7 +120,7 @@ class TiffReader(Reader):
 
     @property
     def level_sizes(self) -> tuple[tuple[int, int], ...]:
-        return tuple(level.size for level in self._levels)
+        return tuple(level.layout.size for level in self._levels)
 
     @property
     def properties(self) -> Mapping[str, str]:
@@ -182,7 +135,7 @@ class TiffReader(Reader):
         return tuple(sorted(self._layout.associated))
 
     def tile_size(self, level: int) -> tuple[int, int]:
-        return self._levels[level].tile
+        return self._levels[level].layout.tile
 
     def reductions(self, level: int) -> tuple[int, ...]:
         return self._levels[level].decoder.reductions
@@ -206,34 +159,21 @@ class TiffReader(Reader):
         out: NDArray[np.uint8] | None = None,
     ) -> Iterator[NDArray[np.uint8] | SlideReadError]:
         stored = self._levels[level]
-        needs = [stored.tiles_under(box, reduction) for box in boxes]
-        last_use = {tile: place for place, tiles in enumerate(needs) for tile in tiles}
-        self._source.prefetch(stored.ranges_of(last_use))
-        decoded: dict[StoredTile, NDArray[np.uint8] | None] = {}
-        for place, (box, tiles) in enumerate(zip(boxes, needs, strict=True)):
-            row = None if out is None else out[place]
-            try:
-                for tile in tiles:
-                    if tile not in decoded:
-                        is_all = last_use[tile] == place and box == stored.box_of(tile, reduction)
-                        is_inside = box == box.within(*stored.reduced_size(reduction))
-                        decoded[tile] = self._decode(
-                            level, tile, reduction, row if is_all and is_inside else None
-                        )
-                found: NDArray[np.uint8] | SlideReadError = stored.cut(
-                    box, {tile: decoded[tile] for tile in tiles}, reduction, row
-                )
-            except SlideReadError as err:
-                found = err
-            for tile in tiles:
-                if last_use[tile] == place:
-                    decoded.pop(tile, None)
-            yield found
+        layout = stored.layout.reduced(reduction)
+        under = {tile: None for box in boxes for tile in layout.tiles_under(box)}
+        self._source.prefetch(stored.ranges_of(under))
 
-    def _decode(
-        self, level: int, tile: StoredTile, reduction: int, out: NDArray[np.uint8] | None
-    ) -> NDArray[np.uint8] | None:
-        """Return a stored tile's pixels, in `out` if possible; None if it was never scanned."""
+        def load(
+            tiles: Sequence[StoredTile], room: NDArray[np.uint8] | None
+        ) -> list[NDArray[np.uint8] | SlideReadError | None]:
+            return [self._load(level, tile, reduction, room) for tile in tiles]
+
+        return read_mosaic(layout, boxes, load, out=out)
+
+    def _load(
+        self, level: int, tile: StoredTile, reduction: int, room: NDArray[np.uint8] | None
+    ) -> NDArray[np.uint8] | SlideReadError | None:
+        """Return a stored tile's pixels, in `room` if possible; None if it was never scanned."""
         stored = self._levels[level]
         try:
             offset, count = stored.range_of(tile)
@@ -243,18 +183,19 @@ class TiffReader(Reader):
             if len(data) < count:
                 raise EOFError(f"the file ends after {len(data)} of its {count} bytes")
             pixels = stored.decoder.decode(
-                data, index=stored.index_of(tile), reduction=reduction, out=out
+                data, index=stored.index_of(tile), reduction=reduction, out=room
             )
-            width, height = stored.pixels_of(tile, reduction)
+            width, height = stored.layout.reduced(reduction).box_of(tile).size
             if pixels.shape[0] < height or pixels.shape[1] < width:
                 raise ValueError(
                     f"{pixels.shape[1]} x {pixels.shape[0]} px, not {width} x {height}"
                 )
             return pixels
         except Exception as err:  # codecs raise whatever they stumble over
-            raise SlideReadError(
-                f"{self._path}: level {level}, stored tile {tile[0]}, {tile[1]}: {err}"
-            ) from err
+            place = f"{self._path}: level {level}, stored tile {tile[0]}, {tile[1]}"
+            error = SlideReadError(f"{place}: {err}")
+            error.__cause__ = err
+            return error
 
     def _from_finer(self, level: int, tile: StoredTile, reduction: int) -> NDArray[np.uint8] | None:
         """Return a tile that a coarse level lacks, shrunk from the finer one; None if none has it.
@@ -265,12 +206,13 @@ class TiffReader(Reader):
         if self.vendor != "aperio" or level == 0:
             return None
         coarse, finer = self._levels[level], self._levels[level - 1]
-        inner = coarse.box_of(tile, 1).within(*coarse.size)
-        scale = [true_downsample(a, b) for a, b in zip(finer.size, coarse.size, strict=True)]
+        inner = coarse.layout.box_of(tile)
+        sizes = zip(finer.layout.size, coarse.layout.size, strict=True)
+        scale = [true_downsample(a, b) for a, b in sizes]
         low = [start * factor for start, factor in zip(inner[:2], scale, strict=True)]
         high = [
             min(stop * factor, length)
-            for stop, factor, length in zip(inner[2:], scale, finer.size, strict=True)
+            for stop, factor, length in zip(inner[2:], scale, finer.layout.size, strict=True)
         ]
         box = PixelBox(*(math.floor(v) for v in low), *(math.ceil(v) for v in high))
         [pixels] = self.read_boxes(level - 1, [box])

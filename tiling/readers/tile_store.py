@@ -26,7 +26,8 @@ from tiling.errors import SlideOpenError, SlideReadError
 from tiling.geometry import PixelBox
 from tiling.readers.base import WHITE, UnsupportedSlideError, check_level_sizes
 from tiling.readers.byte_source import CACHE_BYTES, ByteSource
-from tiling.readers.tiff import StoredTile, TiffReader
+from tiling.readers.mosaic import StoredTile
+from tiling.readers.tiff import TiffReader
 from tiling.readers.tiff_layout import TiffLayout
 from tiling.readers.tile_codec import StoredTileCodec, TileBytes, TileFormat, put_planes
 from tiling.urls import is_url
@@ -52,8 +53,7 @@ class StoredTiles(TiffReader):
 
     def tile_counts(self, level: int) -> tuple[int, int]:
         """Return the number of (columns, rows) of stored tiles."""
-        stored = self._levels[level]
-        return stored.columns, -(-stored.size[1] // stored.tile[1])
+        return self._levels[level].tile_counts
 
     def tile_bytes(self, level: int, tile: StoredTile) -> int:
         """Return how many bytes a tile takes; 0 if it was never scanned or there is no such."""
@@ -76,10 +76,10 @@ class StoredTiles(TiffReader):
             A stored tile under `box` cannot be decoded.
         """
         stored = self._levels[level]
-        tile_height = stored.tile[1]
+        tile_height = stored.layout.tile[1]
         step = max(BAND_BYTES // (3 * box.size[0] * tile_height), 1) * tile_height
         if box.size[1] > step:
-            tiles = stored.tiles_under(box, 1)
+            tiles = stored.layout.tiles_under(box)
             if sum(self.tile_bytes(level, tile) for tile in tiles) <= MAX_PREFETCH_BYTES:
                 with contextlib.suppress(ValueError):  # of a tile that is named when it is read
                     self._source.prefetch([stored.range_of(tile) for tile in tiles])
@@ -104,7 +104,7 @@ class StoredTiles(TiffReader):
         if len(data) < count:
             raise SlideReadError(f"{place}: the file ends after {len(data)} of its {count} bytes")
         found = TileBytes.from_bytes(data)
-        width, height = stored.pixels_of(tile, 1)
+        width, height = stored.layout.box_of(tile).size
         found.place, found.inside = place, (height, width)
         return found
 

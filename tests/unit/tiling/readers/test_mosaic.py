@@ -29,7 +29,9 @@ class Tiles:
         self.loaded: Counter[StoredTile] = Counter()
         self.bad, self.white = bad, white
 
-    def __call__(self, tiles: Sequence[StoredTile]) -> list[Pixels | SlideReadError | None]:
+    def __call__(
+        self, tiles: Sequence[StoredTile], room: Pixels | None
+    ) -> list[Pixels | SlideReadError | None]:
         self.loaded.update(tiles)
         return [self._one(tile) for tile in tiles]
 
@@ -63,6 +65,29 @@ def test_each_tile_is_loaded_once_for_all_boxes() -> None:
         assert np.array_equal(found, expected(box))
     assert set(tiles.loaded.values()) == {1}
     assert len(tiles.loaded) == 3 * 3
+
+
+def test_there_is_room_for_a_whole_tile_alone() -> None:
+    """Not where it overhangs the level, the box is more or less, or it is used again."""
+    given: list[bool] = []
+
+    def load(tiles: Sequence[StoredTile], room: Pixels | None) -> list[Pixels]:
+        given.append(room is not None)
+        found = Tiles()(tiles, room)
+        if room is not None:
+            room[:] = found[0]
+            return [room]
+        return found
+
+    whole, last = LAYOUT.box_of((1, 1)), LAYOUT.box_of((3, 3))
+    boxes = [whole, whole, whole._replace(top=50), last, PixelBox(0, 0, 64, 96)]
+    for box in (whole, whole._replace(top=50), last, PixelBox(0, 0, 64, 96)):
+        [found] = read_mosaic(LAYOUT, [box], load)
+        assert np.array_equal(found, expected(box))
+    assert given == [True, False, False, False]
+    again = list(read_mosaic(LAYOUT, boxes, load))
+    assert [np.array_equal(f, expected(b)) for f, b in zip(again, boxes, strict=True)] == [True] * 5
+    assert given[4:] == [False] * 5
 
 
 def test_a_bad_tile_costs_its_boxes_alone_and_is_tried_once() -> None:
