@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mil_models.checkpoint import Model, load_model
     from mil_models.embedding import embed, made_with
-    from mil_models.encoders import Encoder, create_encoder
+    from mil_models.encoders import Encoder, create_encoder, device_of
     from mil_models.heads import MILHead, MILOutput, create_head
     from mil_models.prediction import predict, predict_bag
     from mil_models.training import train
@@ -18,6 +18,7 @@ _HOMES = {
     "Model": "checkpoint",
     "create_encoder": "encoders",
     "create_head": "heads",
+    "device_of": "encoders",
     "embed": "embedding",
     "load_model": "checkpoint",
     "made_with": "embedding",
@@ -33,6 +34,7 @@ __all__ = [
     "Model",
     "create_encoder",
     "create_head",
+    "device_of",
     "embed",
     "load_model",
     "made_with",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,15 +22,15 @@ from tiling.errors import SlideReadError
 from tiling.grid import TileSpec
 from tiling.nodes import Json, Rows, as_json, count_unreadable, node_name
 from tiling.store import SlideStore
-from tiling.tiles import TileGeometry, TileStatus, read_tiles
+from tiling.tiles import TILES_PER_BLOCK, TileGeometry, TileStatus, read_tiles
 
 if TYPE_CHECKING:
     from tiling.slide import Slide
 
 BLOCK = 128
 """Tiles in a block, a chunk of the store; a larger forward batch makes a larger block."""
-BLOCKS_AHEAD = 4
-"""Blocks that are read while a GPU works: 25 MB each at 256 px."""
+PART = TILES_PER_BLOCK
+"""Tiles that a core reads at once for a GPU: a square of neighbours, 13 MB at 256 px."""
 PIXEL_PARAMETERS = ("tile_px", "mpp", "edge", "exact")
 """What of a tile specification decides a tile's pixels."""
 
@@ -41,16 +42,15 @@ Block = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 class EmbedSummary:
     """What embedding a slide did.
 
-    `computed` is the number of tiles that were not there yet; `waited` the share of the time that
-    the encoder waited for pixels.
+    `computed` is the number of tiles that were not there yet; `busy` the seconds in which the
+    encoder had pixels, of a lane's time where it has several.
     """
 
     name: str
     tiles: int
     bad_tiles: int
     computed: int
-    seconds: float
-    waited: float
+    busy: float
 
 
 def embed(
@@ -97,9 +97,8 @@ def embed(
         fill=np.nan,
         attrs=identity | ({"allowed_mismatch": mismatch} if mismatch else {}),
     )
-    started = time.perf_counter()
     if rows.is_complete:
-        return EmbedSummary(name, len(rows), int(rows.attrs["bad_tiles"]), 0, 0.0, 0.0)
+        return EmbedSummary(name, len(rows), int(rows.attrs["bad_tiles"]), 0, 0.0)
     missing = rows.missing_blocks()
     done = len(rows) - _tiles_in(rows, missing)
     computed, busy = 0, 0.0
@@ -120,9 +119,7 @@ def embed(
             f"{slide.name}: none of the {bad} tiles can be decoded; copy the damaged file again"
         )
     rows.finish(bad_tiles=bad)
-    seconds = time.perf_counter() - started
-    waited = max(1 - busy / max(lanes * seconds, 1e-9), 0.0)
-    return EmbedSummary(name, len(rows), bad, computed, seconds, waited)
+    return EmbedSummary(name, len(rows), bad, computed, busy / lanes)
 
 
 def made_with(contract: EncoderContract, spec: TileSpec) -> Json:
@@ -135,6 +132,19 @@ def made_with(contract: EncoderContract, spec: TileSpec) -> Json:
 
 def _tiles_in(rows: Rows, blocks: Sequence[int]) -> int:
     return sum(rows.rows_of(b).stop - rows.rows_of(b).start for b in blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingBlock:
+    """A block that is being read: its pixels, and the status of its parts once they are there."""
+
+    block: int
+    pixels: NDArray[np.uint8]
+    parts: list[Future[NDArray[np.uint8]]]
+
+    def status(self) -> NDArray[np.uint8]:
+        """Wait for the pixels; return the status of each tile."""
+        return np.concatenate([part.result() for part in self.parts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +165,19 @@ class SlideTiles:
     def read(self, block: int) -> Block:
         """Return the pixels and the status of a block's tiles."""
         return read_tiles(self.slide, self.coords[self.rows.rows_of(block)], self.geometry)
+
+    def read_by(self, pool: ThreadPoolExecutor, block: int) -> PendingBlock:
+        """Let the threads of `pool` read a block, each a part of it at a time."""
+        coords = self.coords[self.rows.rows_of(block)]
+        tile_px = self.geometry.tile_px
+        pixels = np.empty((len(coords), tile_px, tile_px, 3), np.uint8)
+
+        def read(start: int) -> NDArray[np.uint8]:
+            rows = slice(start, start + PART)
+            return read_tiles(self.slide, coords[rows], self.geometry, out=pixels[rows])[1]
+
+        parts = [pool.submit(read, start) for start in range(0, len(coords), PART)]
+        return PendingBlock(block, pixels, parts)
 
     def write(self, block: int, embeddings: NDArray[np.float32], status: NDArray[np.uint8]) -> int:
         """Write a block, tiles that could not be decoded as NaN; return how many tiles it has."""
@@ -188,34 +211,53 @@ def _embed_in_lanes(
         seconds = time.perf_counter() - started
         return work.write(block, embeddings, status), seconds
 
-    with ThreadPoolExecutor(engine.lanes) as pool:
-        futures = [pool.submit(one, block) for block in missing]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    futures = [engine.pool.submit(one, block) for block in missing]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:  # another slide may be at work in the same lanes
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
 
 def _embed_ahead(
     work: SlideTiles, engine: Engine, missing: Sequence[int]
 ) -> Generator[tuple[int, float], None, None]:
-    """Embed blocks on a GPU, which never waits while the cores read the next blocks."""
-    with ThreadPoolExecutor(cpu_lanes()) as readers, ThreadPoolExecutor(1) as writer:
-        ahead = deque(readers.submit(work.read, b) for b in missing[:BLOCKS_AHEAD])
+    """Embed blocks on a GPU, which never waits while the cores read the next blocks.
+
+    As many tiles are under way as the cores can read at once, and a block more. Yields (tiles,
+    seconds in which the encoder had pixels).
+    """
+    lanes = cpu_lanes()
+    with ThreadPoolExecutor(lanes) as readers, ThreadPoolExecutor(1) as writer:
+        later = iter(missing)
+        ahead = 1 + -(-lanes * PART // work.rows.block)
+        pending = deque(work.read_by(readers, block) for block in islice(later, ahead))
+        read: deque[tuple[int, NDArray[np.uint8]]] = deque()
+        waited = 0.0
+
+        def pixels_of_blocks() -> Generator[NDArray[np.uint8], None, None]:
+            nonlocal waited
+            while pending:
+                asked = time.perf_counter()
+                block = pending.popleft()
+                read.append((block.block, block.status()))
+                waited += time.perf_counter() - asked
+                pending.extend(work.read_by(readers, b) for b in islice(later, 1))
+                yield block.pixels
+
         writing: Future[int] | None = None
+        started = time.perf_counter()
         try:
-            for position, block in enumerate(missing):
-                pixels, status = ahead.popleft().result()
-                for later in missing[position + BLOCKS_AHEAD : position + BLOCKS_AHEAD + 1]:
-                    ahead.append(readers.submit(work.read, later))
-                started = time.perf_counter()
-                embeddings = engine.embed(pixels)
-                seconds = time.perf_counter() - started
+            for embeddings in engine.embed_each(pixels_of_blocks()):
                 if writing is not None:
                     writing.result()
-                writing = writer.submit(work.write, block, embeddings, status)
-                yield len(status), seconds
+                number, status = read.popleft()
+                writing = writer.submit(work.write, number, embeddings, status)
+                now = time.perf_counter()
+                yield len(status), max(now - started - waited, 0.0)
+                started, waited = now, 0.0
             if writing is not None:
                 writing.result()
         finally:

@@ -128,6 +128,16 @@ def create_encoder(
     return Encoder(contract, runner)
 
 
+def device_of(device: str, worker: int) -> str:
+    """Return the device for one of several processes: with several GPUs each has its own.
+
+    Only ``"auto"`` and ``"cuda"`` leave the choice; a device is no part of an encoder's contract.
+    """
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{worker % torch.cuda.device_count()}"
+    return device
+
+
 def resolve_device(device: str) -> torch.device:
     """Return the torch device called `device`, or the best one for ``"auto"``."""
     if device != "auto":

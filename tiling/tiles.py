@@ -49,7 +49,11 @@ class TileGeometry:
 
 
 def read_tiles(
-    slide: Slide, coords: NDArray[np.int64], geometry: TileGeometry
+    slide: Slide,
+    coords: NDArray[np.int64],
+    geometry: TileGeometry,
+    *,
+    out: NDArray[np.uint8] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Read the tiles at `coords`, going on past those that cannot be decoded.
 
@@ -59,6 +63,8 @@ def read_tiles(
     ----------
     coords
         x0, y0 at level 0, shape ``(N, 2)``.
+    out
+        Takes the pixels, and is what is returned, in place of a new array.
 
     Returns
     -------
@@ -68,7 +74,7 @@ def read_tiles(
         uint8, shape ``(N,)``, values of :class:`TileStatus`.
     """
     size = (geometry.tile_px, geometry.tile_px)
-    pixels = np.empty((len(coords), *size, 3), np.uint8)
+    pixels = np.empty((len(coords), *size, 3), np.uint8) if out is None else out
     status = np.full(len(coords), TileStatus.READ, np.uint8)
     reaches_over = (coords + np.asarray(geometry.extent) > np.asarray(geometry.slide_size)).any(1)
     status[reaches_over] = TileStatus.PADDED

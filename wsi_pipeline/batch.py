@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import logging
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -15,11 +19,14 @@ import dask
 from distributed import Client, LocalCluster, as_completed, get_worker
 from distributed.scheduler import KilledWorker
 
+import mil_models
 from wsi_pipeline.progress import Reporter, quiet_libraries
 from wsi_pipeline.run_table import RunTable, StageRow
 from wsi_pipeline.stages import SlideJob, run_slide
 
 PROGRESS_TOPIC = "wsi-progress"
+SLIDES_AT_ONCE = 2
+"""In work in a process: while one is opened, masked or drawn, the other's tiles are embedded."""
 
 
 def run_batch(
@@ -36,14 +43,35 @@ def run_batch(
             reporter.slide(job.slide_id, slide_rows)
     finally:
         table.save()
-    return rows
+    places = {job.slide_id: place for place, job in enumerate(jobs)}
+    return sorted(rows, key=lambda row: places[row.slide_id])
 
 
 def _run_here(
-    jobs: Iterable[SlideJob], reporter: Reporter
+    jobs: Sequence[SlideJob], reporter: Reporter
 ) -> Iterator[tuple[SlideJob, list[StageRow]]]:
-    for job in jobs:
-        yield job, run_slide(job, functools.partial(reporter.tiles, job.slide_id))
+    """Yield the jobs as they are done, `SLIDES_AT_ONCE` in work.
+
+    However it ends, what is in work stops after its next block of tiles.
+    """
+    stopped = threading.Event()
+
+    def work(job: SlideJob) -> list[StageRow]:
+        def tell(stage: str, done: int, total: int) -> None:
+            if stopped.is_set():
+                raise KeyboardInterrupt
+            reporter.tiles(job.slide_id, stage, done, total)
+
+        return run_slide(job, tell)
+
+    with ThreadPoolExecutor(SLIDES_AT_ONCE, thread_name_prefix="slide") as pool:
+        futures = {pool.submit(work, job): job for job in jobs}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
 
 
 def _run_spawned(
@@ -113,6 +141,9 @@ def _work(job: SlideJob) -> list[StageRow]:
     def tell(stage: str, done: int, total: int) -> None:
         worker.log_event(PROGRESS_TOPIC, [job.slide_id, stage, done, total])
 
+    if "embed" in job.stages:
+        device = mil_models.device_of(job.encoder.device, int(worker.name))
+        job = replace(job, encoder=replace(job.encoder, device=device))
     return run_slide(job, tell)
 
 

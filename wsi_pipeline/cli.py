@@ -515,6 +515,8 @@ def _summary(result: Any, batch: BatchOptions) -> int:
             text += f"; {result.bad_tiles} tiles could not be read"
         if result.failed:
             text += f"; {len(result.failed)} failed, reasons in {result.out / 'run_table.csv'}"
+        if result.embedding is not None:
+            text += f"\n{result.embedding}"
         Console(stderr=True).print(text, highlight=False, soft_wrap=True)
     return code
 

@@ -19,6 +19,7 @@ from wsi_pipeline.batch import run_batch
 from wsi_pipeline.config import DEFAULT_ENCODER, BatchOptions, EncoderOptions, TileOptions
 from wsi_pipeline.errors import OutputError, UsageError, reason_of
 from wsi_pipeline.manifest import SlideEntry, collect_slides
+from wsi_pipeline.memory import peak_memory_bytes
 from wsi_pipeline.progress import create_reporter
 from wsi_pipeline.results import (
     ScoredSlide,
@@ -35,17 +36,48 @@ NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingSpeed:
+    """How fast a run embedded.
+
+    `encoder_busy` is the share of the run's time in which the encoder was at work (of each worker's
+    and each core's); `peak_memory_mb` is that of the largest process.
+    """
+
+    tiles: int
+    tiles_per_s: float
+    encoder_busy: float
+    peak_memory_mb: int
+
+    @classmethod
+    def of(cls, rows: Sequence[StageRow], seconds: float, workers: int) -> EmbeddingSpeed | None:
+        """Return the speed of a run that took `seconds`; None if it embedded nothing."""
+        tiles = sum(row.embedded for row in rows)
+        if not tiles:
+            return None
+        busy = sum(row.encoder_seconds for row in rows) / (seconds * workers)
+        peak = round(peak_memory_bytes() / 1e6)
+        return cls(tiles, round(tiles / seconds, 2), round(min(busy, 1.0), 3), peak)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tiles} tiles embedded, {self.tiles_per_s:.1f} a second; encoder at work "
+            f"{self.encoder_busy:.0%} of the time; peak memory {self.peak_memory_mb} MB"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """What a run did.
 
     `rows` has one row per slide and stage, `exit_code` is the command line's (0 all done, 1 a
-    slide or more failed, 3 nothing could be done).
+    slide or more failed, 3 nothing could be done). `embedding` is None if no tile was embedded.
     """
 
     out: Path
     slides: int
     failed: tuple[str, ...]
     rows: tuple[StageRow, ...]
+    embedding: EmbeddingSpeed | None = None
 
     @property
     def bad_tiles(self) -> int:
@@ -195,7 +227,9 @@ def run_jobs(
             raise
         raise _output_error(out, err) from err
     failed = tuple(dict.fromkeys(row.slide_id for row in rows if row.status == "failed"))
-    result = RunResult(out, len(jobs), failed, tuple(rows))
+    seconds = time.time() - started
+    speed = EmbeddingSpeed.of(rows, seconds, min(batch.workers, len(jobs)))
+    result = RunResult(out, len(jobs), failed, tuple(rows), speed)
     record = {
         "command": command,
         "version": __version__,
@@ -205,7 +239,8 @@ def run_jobs(
         "failed": list(failed),
         "exit_code": result.exit_code,
         "started_unix": round(started, 3),
-        "seconds": round(time.time() - started, 3),
+        "seconds": round(seconds, 3),
+        "embedding": None if speed is None else asdict(speed),
     }
     write_json(out / "run.json", record)
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Protocol, Self, TextIO
@@ -65,6 +66,7 @@ class JsonReporter(SilentReporter):
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._lock = threading.Lock()  # two slides are in work at once
 
     def start(self, slides: int) -> None:
         self._tell({"event": "start", "slides": slides})
@@ -79,8 +81,9 @@ class JsonReporter(SilentReporter):
         self._tell({"event": "slide", "slide_id": slide_id, "stages": stages})
 
     def _tell(self, event: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(event) + "\n")
-        self._stream.flush()
+        with self._lock:
+            self._stream.write(json.dumps(event) + "\n")
+            self._stream.flush()
 
 
 class RichReporter(SilentReporter):

@@ -19,7 +19,9 @@ SAVE_EVERY_S = 2.0
 class StageRow:
     """What one stage did to one slide.
 
-    `status` is done, skipped (nothing to do; `reason` says why) or failed.
+    `status` is done, skipped (nothing to do; `reason` says why) or failed. `embedded` is the
+    number of tiles that were embedded now, not before, and `encoder_seconds` how long the encoder
+    was at work on them.
     """
 
     slide_id: str
@@ -29,6 +31,8 @@ class StageRow:
     seconds: float = 0.0
     tiles: int = 0
     bad_tiles: int = 0
+    embedded: int = 0
+    encoder_seconds: float = 0.0
 
 
 class RunTable:
@@ -82,4 +86,6 @@ def _parse(row: dict[str, str]) -> StageRow:
         seconds=float(row["seconds"]),
         tiles=int(row["tiles"]),
         bad_tiles=int(row["bad_tiles"]),
+        embedded=int(row.get("embedded") or 0),
+        encoder_seconds=float(row.get("encoder_seconds") or 0),
     )

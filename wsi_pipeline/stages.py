@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -73,6 +74,8 @@ class StageOutcome:
     tiles: int
     bad_tiles: int = 0
     reason: str = ""
+    embedded: int = 0
+    encoder_seconds: float = 0.0
 
 
 class SlideWork:
@@ -134,25 +137,28 @@ def run_slide(job: SlideJob, on_tiles: OnTiles | None = None) -> list[StageRow]:
 
 _encoders: dict[EncoderOptions, Encoder] = {}
 """This process's one encoder, by the options it was asked for and by those it came to."""
+_loading, _drawing = threading.Lock(), threading.Lock()
+"""Two slides are in work at once, but there is one encoder, and matplotlib is for one thread."""
 
 
 def load_encoder(options: EncoderOptions) -> Encoder:
     """Return this process's encoder for `options`."""
-    if options not in _encoders:
-        require_models()
-        with as_usage_error():
-            found = mil_models.create_encoder(
-                options.encoder or DEFAULT_ENCODER,
-                weights=options.weights,
-                random_weights=options.random_weights,
-                device=options.device,
-                batch_size=options.batch_size,
-                engine=options.engine,
-                precision=options.precision,
-            )
-        _encoders.clear()
-        _encoders[options] = _encoders[resolved(options, found)] = found
-    return _encoders[options]
+    with _loading:
+        if options not in _encoders:
+            require_models()
+            with as_usage_error():
+                found = mil_models.create_encoder(
+                    options.encoder or DEFAULT_ENCODER,
+                    weights=options.weights,
+                    random_weights=options.random_weights,
+                    device=options.device,
+                    batch_size=options.batch_size,
+                    engine=options.engine,
+                    precision=options.precision,
+                )
+            _encoders.clear()
+            _encoders[options] = _encoders[resolved(options, found)] = found
+        return _encoders[options]
 
 
 def resolved(options: EncoderOptions, encoder: Encoder) -> EncoderOptions:
@@ -217,7 +223,9 @@ def _embed(work: SlideWork) -> StageOutcome:
         allow_mismatch=options.allow_mismatch,
         on_progress=work.progress("embed"),
     )
-    return StageOutcome(summary.tiles, summary.bad_tiles, reason=work.store.grid.reason)
+    return StageOutcome(
+        summary.tiles, summary.bad_tiles, work.store.grid.reason, summary.computed, summary.busy
+    )
 
 
 def _predict(work: SlideWork) -> StageOutcome:
@@ -242,7 +250,8 @@ def _heatmap(work: SlideWork) -> StageOutcome:
         prediction = work.store.prediction()
     if "tile" not in work.job.stages:  # which compares them
         check_source(work.store, work.slide)
-    draw_store(work.store, work.slide, prediction, work.job.out)
+    with _drawing:
+        draw_store(work.store, work.slide, prediction, work.job.out)
     return StageOutcome(len(work.store))
 
 
@@ -279,6 +288,8 @@ def _row(job: SlideJob, stage: str, started: float, outcome: StageOutcome) -> St
         seconds=round(time.perf_counter() - started, 3),
         tiles=outcome.tiles,
         bad_tiles=outcome.bad_tiles,
+        embedded=outcome.embedded,
+        encoder_seconds=round(outcome.encoder_seconds, 3),
     )
 
 

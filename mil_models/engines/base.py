@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
@@ -61,6 +63,11 @@ class Engine(ABC):
         self.device = device
         self.calibration = calibration
 
+    @functools.cached_property
+    def pool(self) -> ThreadPoolExecutor:
+        """The engine's lanes, which all slides in work share."""
+        return ThreadPoolExecutor(self.lanes, thread_name_prefix="encoder")
+
     @classmethod
     @abstractmethod
     def version(cls) -> str:
@@ -88,13 +95,31 @@ class Engine(ABC):
 
         So a tile's numbers depend neither on how many there are nor on how many lanes run.
         """
-        return np.concatenate(list(self.run_each(padded_batches(tiles, self.batch))))[: len(tiles)]
+        return next(self.embed_each([tiles]))
+
+    def embed_each(self, blocks: Iterable[Tiles]) -> Iterator[Embeddings]:
+        """Yield what `embed` returns of each block, in order, without a pause between them.
+
+        The engine may ask for the next block before it has finished the last one.
+        """
+        lengths: deque[int] = deque()
+
+        def batches() -> Iterator[Tiles]:
+            for tiles in blocks:
+                lengths.append(len(tiles))
+                yield from padded_batches(tiles, self.batch)
+
+        parts: list[Embeddings] = []
+        for part in self.run_each(batches()):
+            parts.append(part)
+            if len(parts) * self.batch >= lengths[0]:
+                yield np.concatenate(parts)[: lengths.popleft()]
+                parts = []
 
     def embed_in_lanes(self, tiles: Tiles) -> Embeddings:
         """As `embed`, with every lane at work."""
         batches = list(padded_batches(tiles, self.batch))
-        with ThreadPoolExecutor(self.lanes) as pool:
-            return np.concatenate(list(pool.map(self.run, batches)))[: len(tiles)]
+        return np.concatenate(list(self.pool.map(self.run, batches)))[: len(tiles)]
 
 
 def padded_batches(tiles: Tiles, batch: int) -> Iterator[Tiles]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -137,17 +138,20 @@ def test_an_embedding_that_is_no_number_names_slide_and_tile_and_keeps_what_was_
     import torch
 
     store = make_store(tissue_path, tmp_path / "a.zarr", SPEC)
-    run = type(tiny.engine).embed
-    calls = []
+    run_each = type(tiny.engine).run_each
+    batch, row = divmod(128 + 7, tiny.engine.batch)  # the eighth tile of the second block
+    done = []
 
-    def second_block_overflows(engine: object, tiles: np.ndarray) -> np.ndarray:
-        found = run(engine, tiles)
-        calls.append(len(tiles))
-        if len(calls) == 2:
-            found[7, 3] = np.inf
-        return found
+    def second_block_overflows(
+        engine: object, batches: Iterable[np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        for found in run_each(engine, batches):
+            if len(done) == batch:
+                found[row, 3] = np.inf
+            done.append(len(found))
+            yield found
 
-    monkeypatch.setattr(type(tiny.engine), "embed", second_block_overflows)
+    monkeypatch.setattr(type(tiny.engine), "run_each", second_block_overflows)
     monkeypatch.setattr(tiny.engine, "lanes", 1)
     monkeypatch.setattr(Encoder, "device", property(lambda _: torch.device(device)))
     x0, y0 = store.grid.coords[128 + 7].tolist()

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mil_models import create_encoder, engines
-from mil_models.encoders import Encoder
+from mil_models.encoders import Encoder, device_of
 from mil_models.errors import EncoderMismatchError, UnknownEncoderError
 
 TINY = "resnet10t"
@@ -112,3 +112,16 @@ def test_tile_sizes(name: str, good: list[int], bad: list[int]) -> None:
             contract.check_tiles(size, 0.5)
         contract.check_tiles(size, 0.5, allow_mismatch=True)
     assert contract.default_tile_px == (224 if "vit" in name else 256)
+
+
+def test_every_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slides are shared out over workers, workers over GPUs; what was asked for by name stays."""
+    import torch
+
+    assert device_of("auto", 3) == "auto" or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [device_of("auto", n) for n in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert device_of("cuda", 1) == "cuda:1"
+    assert device_of("cuda:0", 1) == "cuda:0"
+    assert device_of("cpu", 1) == "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -59,6 +60,36 @@ def test_lanes_and_the_number_of_tiles_change_no_byte(
     with ThreadPoolExecutor(3) as pool:
         for found in pool.map(engine.embed, [tissue[:10]] * 6):
             assert found.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_blocks_in_a_row_are_the_blocks_one_by_one(
+    name: str, network: nn.Module, tissue: np.ndarray
+) -> None:
+    """Blocks of a whole number of batches, of less than one, and of one tile over."""
+    engine = make(name, network)
+    blocks = [tissue[:8], tissue[8:11], tissue[11:16]]
+    found = list(engine.embed_each(iter(blocks)))
+    assert [len(f) for f in found] == [8, 3, 5]
+    assert [f.tobytes() for f in found] == [engine.embed(b).tobytes() for b in blocks]
+
+
+def test_a_gpu_is_given_the_next_block_before_the_last_one_is_fetched(network: nn.Module) -> None:
+    """Else it would stand still from block to block: `IN_FLIGHT` batches are on their way."""
+    engine = make("torch", network)
+    engine._copying = object()
+    engine._copied = torch.from_numpy
+    asked = []
+
+    def blocks() -> Iterator[np.ndarray]:
+        for number in range(3):
+            asked.append(number)
+            yield np.zeros((4, 96, 96, 3), np.uint8)
+
+    found = engine.embed_each(blocks())
+    next(found)
+    assert asked == [0, 1]
+    assert len(list(found)) == 2
 
 
 @pytest.mark.parametrize("name", INSTALLED)
