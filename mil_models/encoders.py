@@ -16,7 +16,9 @@ from mil_models.network import find_spec
 from mil_models.registry import DEFAULT_ENCODER, EncoderContract
 from mil_models.weights import load_network
 
-DEFAULT_BATCH = 32
+CPU_BATCH, GPU_BATCH = 8, 32
+"""On a CPU activations stay in a core's cache: as fast as 32 or a quarter faster, in a quarter
+of the memory that every core takes. On CUDA as many as fit are found by trial."""
 
 
 class Encoder:
@@ -77,7 +79,8 @@ def create_encoder(
     device
         ``"auto"`` takes CUDA, then Apple's GPU, then the CPU.
     batch_size
-        Tiles a forward pass; ``"auto"`` is 32 on a CPU, and as many as fit on a GPU.
+        Tiles a forward pass; ``"auto"`` is 8 on a CPU, 32 on Apple's GPU, and on CUDA as many as
+        fit.
     engine
         ``"torch"``, ``"openvino"`` (CPU), or ``"auto"``: OpenVINO on a CPU where it is installed.
     precision
@@ -108,12 +111,14 @@ def create_encoder(
         spec, weights=weights, random_weights=random_weights, seed=seed
     )
     tile_px = spec.default_tile_px
+    default = CPU_BATCH if place.type == "cpu" else GPU_BATCH
+    batch = default if batch_size == "auto" else int(batch_size)
     runner = create_engine(
         engine,
         network,
         mean=spec.mean,
         std=spec.std,
-        batch=DEFAULT_BATCH if batch_size == "auto" else int(batch_size),
+        batch=batch,
         precision="float32" if precision == "auto" else precision,
         device=place,
         calibration=reference_tiles(tile_px) if precision in ("auto", "int8") else None,

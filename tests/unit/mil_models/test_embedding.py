@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_an_embedding_that_is_no_number_names_slide_and_tile_and_keeps_what_was_
             yield found
 
     monkeypatch.setattr(type(tiny.engine), "run_each", second_block_overflows)
-    monkeypatch.setattr(tiny.engine, "lanes", 1)
+    monkeypatch.setattr(tiny.engine, "pool", ThreadPoolExecutor(1))
     monkeypatch.setattr(Encoder, "device", property(lambda _: torch.device(device)))
     x0, y0 = store.grid.coords[128 + 7].tolist()
     with (
