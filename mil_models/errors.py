@@ -47,6 +47,10 @@ class ModelError(WSIError, ValueError):
     """A model folder is missing something, or holds something else."""
 
 
+class CalibrationError(WSIError, ValueError):
+    """The slides do not suffice to calibrate by, or a card holds no calibration."""
+
+
 class ModelMismatchError(ModelError):
     """The store's embeddings were not made as the model's were."""
 
