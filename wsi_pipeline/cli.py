@@ -246,6 +246,64 @@ def train(
     return 0
 
 
+@app.command(
+    help_epilogue=_examples(
+        "wsi check-splits labels.csv",
+        "wsi check-splits labels.csv --splits splits.csv --stores out",
+        "wsi check-splits labels.csv --stores out --ignore site-confounded --json",
+    )
+)
+def check_splits(
+    labels: Path,
+    /,
+    *,
+    splits: Path | None = None,
+    stores: Path | None = None,
+    embeddings: str | None = None,
+    ignore: Annotated[list[str] | None, Parameter(negative="")] = None,
+    json_: AsJson = False,
+) -> int:
+    """Look for leaks in a split, or in a table that is to be split; exit code 1 if there is one.
+
+    Looks for one patient on two sides; one slide under two names; slides that show the same tissue
+    (half of the tiles of one have an all but identical tile in the other); sites that tell the
+    label (Cramér's V of at least 0.3, p below 0.05); parts without a class.
+
+    Parameters
+    ----------
+    labels
+        CSV with slide_id or path, and if wanted patient_id, label, site, split.
+    splits
+        CSV with slide_id, repeat, fold, part (or columns train, val, test) in place of the
+        labels' column split.
+    stores
+        Output folder of `wsi embed`: finds one file under two names, and near-duplicates.
+    embeddings
+        Name of the embeddings, where the stores hold several.
+    ignore
+        Kinds of findings to leave out: same-patient, same-slide, near-duplicate, site-confounded,
+        class-missing.
+    """
+    from wsi_pipeline.split_check import check_splits as check
+
+    report = check(labels, splits=splits, stores=stores, embeddings=embeddings, ignore=ignore or ())
+    if json_:
+        print(json.dumps(report.to_dict()))
+        return min(len(report.findings), 1)
+    console = Console()
+    for finding in report.findings:
+        where = f" ({finding.where})" if finding.where else ""
+        text = escape(f"{finding.message}{where}")
+        console.print(f"[red]{finding.kind}:[/] {text}", highlight=False, soft_wrap=True)
+    for kind, why in report.not_checked.items():
+        console.print(f"[yellow]not checked: {kind}[/] ({escape(why)})", highlight=False)
+    count = len(report.findings) or "no"
+    console.print(
+        f"{report.slides} slides, {report.folds} splits: {count} findings", highlight=False
+    )
+    return min(len(report.findings), 1)
+
+
 @app.command(help_epilogue=_examples("wsi predict --stores out --model model"))
 def predict(
     *,
