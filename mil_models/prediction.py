@@ -61,7 +61,7 @@ def predict_bag(
         if attention is None:
             attentions.append(np.full(len(bag), 1 / len(bag)))
         else:
-            branch = int(probabilities.argmax()) if len(attention) > 1 else 0
+            branch = int(probabilities.argmax()) if head.attention_of_classes else 0
             attentions.append(attention[branch].double().numpy())
     mean_attention = np.mean(attentions, axis=0)
     return BagPrediction(
