@@ -209,7 +209,7 @@ def _epoch(
             logits = _held_logits(model, bags, seeds, cache, options, fabric)
         drawn = _drawn(cache, [bags[p] for p in mine], [seeds[p] for p in mine], options)
         for count, (position, bag) in enumerate(zip(mine, drawn, strict=True), start=1):
-            criterion = lesson.task.loss
+            criterion: Criterion = lesson.task.loss
             if logits is not None:
                 criterion = lesson.task.within(logits, targets, position)
             with fabric.no_backward_sync(model, enabled=count < len(mine)):  # type: ignore[arg-type]
@@ -220,6 +220,13 @@ def _epoch(
         optimizer.step()
         optimizer.zero_grad()
     return float(torch.stack(losses).mean())
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside Fabric's (and, on several devices, DDP's)."""
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module
+    return model
 
 
 @torch.no_grad()
@@ -238,7 +245,7 @@ def _held_logits(
         found.append(logits.detach())
         return logits.sum(dim=1)
 
-    objective = model.module  # past Fabric and its gradient exchange
+    objective = unwrapped(model)  # past Fabric and its gradient exchange
     for seed, bag in zip(seeds, _drawn(cache, bags, seeds, options), strict=True):
         found_before = len(found)
         with fabric.autocast():

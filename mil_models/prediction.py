@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mil_models.bags import Bag, contract_of, read_bag
 from mil_models.checkpoint import Model, source_of
 from mil_models.errors import EmptyBagError, ModelMismatchError
+from mil_models.heads import MILHead
 from mil_models.scoring import score_bag
 from tiling.errors import MissingNodeError
 from tiling.nodes import Rows, node_name
@@ -67,7 +69,7 @@ def predict_bag(
     for head, task in zip(model.heads, model.tasks, strict=True):
         logits, attention = score_bag(head, bag)
         scores.append(task.predict(logits.unsqueeze(0))[0].double().numpy())
-        attentions.append(_attention_of(attention, logits, len(bag)))
+        attentions.append(_attention_of(head, attention, logits, len(bag)))
     mean, mean_attention = np.mean(scores, axis=0), np.mean(attentions, axis=0)
     return BagPrediction(
         mean,
@@ -77,14 +79,13 @@ def predict_bag(
 
 
 def _attention_of(
-    attention: torch.Tensor | None, logits: torch.Tensor, instances: int
+    head: MILHead, attention: Tensor | None, logits: Tensor, instances: int
 ) -> NDArray[np.float64]:
-    """Return one number per instance: the predicted class's branch, or the mean of branches."""
+    """Return one number per instance: the only branch, or the predicted class's."""
     if attention is None:
         return np.full(instances, 1 / instances)
-    if len(attention) == len(logits) > 1:
-        return np.asarray(attention[int(logits.argmax())].double().numpy(), np.float64)
-    return np.asarray(attention.double().mean(dim=0).numpy(), np.float64)
+    branch = int(logits.argmax()) if head.attention_of_classes else 0
+    return np.asarray(attention[branch].double().numpy(), np.float64)
 
 
 def predict(store: SlideStore, model: Model) -> Prediction:

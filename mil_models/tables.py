@@ -92,8 +92,8 @@ def write_events(folder: Path, lessons: Sequence[Lesson], learned: Sequence[Lear
             "--tensorboard: install it with pip install 'wsi-pipeline[tensorboard]'"
         ) from err
     for lesson, one in zip(lessons, learned, strict=True):
-        with SummaryWriter(str(folder / lesson.name.replace(" ", "_"))) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(folder / lesson.name.replace(" ", "_"))) as writer:
             for record in one.history:
                 for name in ("train_loss", "validation_loss", "learning_rate"):
                     if record[name] is not None:
-                        writer.add_scalar(name, record[name], record["epoch"])  # type: ignore[no-untyped-call]
+                        writer.add_scalar(name, record[name], record["epoch"])

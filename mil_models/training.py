@@ -27,13 +27,13 @@ from mil_models.loop import (
     seed_of,
     train_head,
 )
-from mil_models.metrics import summarise
+from mil_models.metrics import task_metrics
 from mil_models.options import TaskOptions, TrainOptions
 from mil_models.resume import ResumeFolder
 from mil_models.splits import Split, make_splits
 from mil_models.tables import epoch_rows, issue_rows, prediction_rows, write_events
 from mil_models.tasks import Task, task_from_json
-from mil_models.tasks.classes import Multiclass
+from mil_models.tasks.several import Several
 from tiling.nodes import Json
 from tiling.store import SlideStore
 
@@ -129,14 +129,12 @@ def train(
     resume = ResumeFolder(folder, identity, writes=fabric.is_global_zero)
     try:
         cache = BagCache(embeddings)
-        learned = []
-        for lesson in lessons:
-            learned.append(
-                _learn(lesson, card, cache, settings, fabric, resume, on_progress)
-            )  # fmt: skip
+        learned = [
+            _learn(lesson, card, cache, settings, fabric, resume, on_progress) for lesson in lessons
+        ]
         scores = _scores(lessons, learned, cache)
         rows = prediction_rows(slides, question, scores)
-        metrics = _metrics(slides, question, scores, seed)
+        metrics = _metrics(rows, question, seed)
         card |= {
             "training": _training_summary(slides, question, lessons, learned, settings, seed),
             "metrics": metrics,
@@ -194,7 +192,7 @@ def _check_head(name: str, question: Task, width: int, arguments: Mapping[str, A
     """Make sure that there is such a head and that it can learn the task."""
     with torch.random.fork_rng(devices=[]):
         made = create_head(name, dim=width, classes=question.logits, **arguments)
-    if getattr(made, "needs_classes", False) and not question.has_classes:
+    if made.needs_classes and not question.has_classes:
         raise ValueError(
             f"head={name!r}: its loss needs one class for each slide, which {question.kind} has "
             "not; choose another --head"
@@ -254,19 +252,23 @@ def _scores(
     return {i: (fold_of[i], np.mean(values, axis=0)) for i, values in sorted(found.items())}
 
 
-def _metrics(
-    slides: Sequence[LabelledSlide],
-    question: Task,
-    scores: Mapping[int, tuple[int, NDArray[np.float64]]],
-    seed: int,
-) -> Json:
-    if not scores:
+def _metrics(rows: Sequence[Mapping[str, str]], question: Task, seed: int) -> Json:
+    """Return the out-of-fold figures: of the task, or of each of several by its name."""
+    if not any(row["fold"] for row in rows):
         return {"slides": 0}
-    patients = [slides[i].patient_id for i in scores]
-    if not isinstance(question, Multiclass):
-        return {"slides": len(scores), "patients": len(set(patients))}
-    targets = np.array([question.classes.index(slides[i].label) for i in scores])
-    return summarise(targets, np.array([v for _, v in scores.values()]), patients, seed=seed)
+    if isinstance(question, Several):
+        return {name: _figures(rows, one, f"{name}.", seed) for name, one in question.tasks.items()}
+    return _figures(rows, question, "", seed)
+
+
+def _figures(rows: Sequence[Mapping[str, str]], question: Task, prefix: str, seed: int) -> Json:
+    outputs = [f"{prefix}{column}" for column in question.outputs.values()]
+    names = dict.fromkeys(key for row in rows for key in row if key.startswith(prefix))
+    truths = [name for name in names if name not in outputs] if prefix else ["slide_id"]
+    rows = [row for row in rows if row["fold"] and any(row.get(name) for name in truths)]
+    columns = {n.removeprefix(prefix): [row.get(n, "") for row in rows] for n in names}
+    patients = [row["patient_id"] for row in rows]
+    return task_metrics(question.kind, columns, patients, classes=list(question.outputs), seed=seed)
 
 
 def _training_summary(

@@ -51,8 +51,8 @@ class ScoredSlide:
 def write_predictions(path: Path, outputs: Mapping[str, str], slides: Iterable[ScoredSlide]) -> int:
     """Write ``predictions.csv``: one row per slide; one that has no score says why.
 
-    Columns: slide_id, label, a column for each of the model's `outputs`, tiles, bad_tiles, seen_in_training, reason. Return
-    the number of slides that have a score.
+    Columns: slide_id, label, a column for each of the model's `outputs`, tiles, bad_tiles,
+    seen_in_training, reason. Return the number of slides that have a score.
     """
     columns = ["slide_id", "label", *outputs.values(), "tiles", "bad_tiles",
                "seen_in_training", "reason"]  # fmt: skip

@@ -207,7 +207,7 @@ class Several(Task):
 
     @staticmethod
     def _split(values: Tensor, widths: Sequence[int]) -> list[Tensor]:
-        return list(values.split(list(widths), dim=1))
+        return list(torch.split(values, list(widths), dim=1))
 
     @staticmethod
     def _width(task: Task) -> int:
