@@ -31,6 +31,10 @@ class EmptyBagError(WSIError, ValueError):
     """A slide has no tile that could be embedded."""
 
 
+class MissingCoordsError(WSIError, ValueError):
+    """A head that looks at where tiles lie was not told."""
+
+
 class LabelTableError(WSIError, ValueError):
     """The table of labels is wrong, or does not fit the stores."""
 

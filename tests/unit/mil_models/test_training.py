@@ -47,7 +47,8 @@ def trained(
 def test_a_model_is_a_folder_that_says_what_it_is(trained: tuple[list[SlideStore], Path]) -> None:
     stores, folder = trained
     assert sorted(p.name for p in folder.iterdir()) == [
-        "card.json", "fold_0.safetensors", "fold_1.safetensors", "oof_predictions.csv",
+        "card.json", "epochs.csv", "fold_0.safetensors", "fold_1.safetensors",
+        "oof_predictions.csv",
     ]  # fmt: skip
     card = json.loads((folder / "card.json").read_text())
     assert card["classes"] == ["normal", "tumor"]
@@ -137,7 +138,7 @@ def test_features_of_two_contracts_never_meet(
     [
         (lambda f: (f / "card.json").unlink(), "no readable card.json"),
         (lambda f: (f / "card.json").write_text('{"schema_version": 7}'), "another schema"),
-        (lambda f: (f / "card.json").write_text('{"schema_version": 1}'), "lacks classes"),
+        (lambda f: (f / "card.json").write_text('{"schema_version": 2}'), "lacks classes"),
         (lambda f: (f / "fold_1.safetensors").write_bytes(b"\x80\x04pickle"), "fold_1"),
         (lambda f: (f / "fold_0.safetensors").unlink(), "fold_0"),
         (lambda f: (f / "oof_predictions.csv").unlink(), "not a whole model folder"),
