@@ -304,6 +304,104 @@ def check_splits(
     return min(len(report.findings), 1)
 
 
+@app.command(
+    help_epilogue=_examples(
+        "wsi evaluate model -o evaluation",
+        "wsi evaluate model -o evaluation --compare other_model --by scanner",
+        "wsi evaluate predictions.csv --labels labels.csv -o evaluation",
+        "wsi evaluate test.csv --labels labels.csv --fit-on validation.csv -o evaluation",
+        "wsi evaluate model -o evaluation --rule sensitivity --at-least 0.95 --json",
+    )
+)
+def evaluate(
+    source: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    labels: Path | None = None,
+    compare: Path | None = None,
+    fit_on: Path | None = None,
+    task: Literal["binary", "multiclass", "ordinal", "multilabel", "regression", "survival"]
+    | None = None,
+    classes: Annotated[list[str] | None, Parameter(negative="")] = None,
+    by: Annotated[list[str] | None, Parameter(negative="")] = None,
+    rule: Literal["youden", "sensitivity", "specificity"] = "youden",
+    at_least: float = 0.95,
+    seed: int = 0,
+    resamples: int = 1000,
+    json_: AsJson = False,
+) -> int:
+    """Judge a model: figures with intervals, calibration, operating point, subgroups, comparison.
+
+    Writes evaluation.json, tables as CSV, and evaluation.html with all charts in it.
+
+    Parameters
+    ----------
+    source
+        A model folder (its out-of-fold predictions are judged), or a CSV of predictions: slide_id
+        and score_<class>, predicted, or risk and if wanted survival_<time>.
+    out
+        Folder for the results.
+    labels
+        CSV with what is true: slide_id or path; label, label_<name>, value, or time and event;
+        patient_id; any column for --by.
+    compare
+        A second model folder or CSV, of the same slides.
+    fit_on
+        CSV of predictions of other slides, on which calibration and operating point are fitted;
+        without it they are fitted fold by fold on the other folds.
+    task
+        In place of what the model or the columns say.
+    classes
+        The classes in their order, once per class; the last is the positive one of two.
+    by
+        Column by which subgroups are formed; site and scanner always, where there.
+    rule
+        How the operating point is chosen: youden (highest sum), or a sensitivity or specificity of
+        at least --at-least.
+    at_least
+        See rule.
+    seed
+        Seed of all draws.
+    resamples
+        Draws of patients for the intervals, and permutations.
+    """
+    from mil_models.evaluation import EvaluationOptions
+    from wsi_pipeline.errors import as_usage_error
+    from wsi_pipeline.evaluation import evaluate as judge
+
+    with as_usage_error():
+        options = EvaluationOptions(rule, at_least, seed, resamples)
+        found = judge(
+            source, out, labels=labels, compare=compare, fit_on=fit_on, task=task,
+            classes=classes or (), by=by or (), options=options,
+        )  # fmt: skip
+    if json_:
+        print(json.dumps(found))
+        return 0
+    tasks = {"": found} if "metrics" in found else found
+    for name, one in tasks.items():
+        _show_figures(name, one["metrics"])
+        page = out / name / "evaluation.html"
+        Console().print(f"Page: {page}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _show_figures(task: str, metrics: dict[str, Any]) -> None:
+    table = Table(task or "figure", "value", "95 % interval", box=None)
+    for name, value in metrics.items():
+        if name == "reasons" or name.endswith(("_low", "_high")):
+            continue
+        low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+        interval = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+        text = f"{value:.4f}" if isinstance(value, float) else str("–" if value is None else value)
+        table.add_row(escape(name), text, interval)
+    console = Console()
+    console.print(table)
+    for name, why in metrics.get("reasons", {}).items():
+        console.print(escape(f"{name}: {why}"), highlight=False)
+
+
 @app.command(help_epilogue=_examples("wsi predict --stores out --model model"))
 def predict(
     *,
