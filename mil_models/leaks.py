@@ -21,17 +21,24 @@ KINDS: tuple[Kind, ...] = (
     "same-patient", "same-slide", "near-duplicate", "site-confounded", "class-missing",
 )  # fmt: skip
 
-CLOSENESS = 0.5
-"""A tile has a double if one of the other slide is this much nearer than any of its own slide."""
-SHARE = 0.5
-"""Slides are near-duplicates if this share of the tiles of one has a double in the other."""
+SHARE, AGREEING = 2 / 3, 6
+"""Slides look alike if so many of the tiles of one, by share and number, have their nearest tile in
+the other at one and the same displacement.
+"""
+SAME_PLACE = 0.1
+"""How far displacements may differ, in edges of a tile."""
+CLOSENESS, CLOSE_SHARE = 0.5, 0.5
+"""Slides of fewer tiles look alike if this share of tiles has one in the other that is this much
+nearer than tiles usually are.
+"""
 TILES = 64
-"""Tiles of a slide that are looked up in another."""
+"""Tiles of a slide, evenly spread, that are looked up in another."""
 ALL_PAIRS = 2000
 """Up to so many pairs of slides all are compared, beyond that the nearest by mean embedding."""
 POOLED = 16
 """Tiles of a slide by which the usual distance of tiles is told."""
 NEIGHBOURS = 10
+BLOCK = 8192
 CONFOUNDED_V, CONFOUNDED_P = 0.3, 0.05
 PERMUTATIONS = 9999
 
@@ -116,64 +123,76 @@ def same_slide(
     return found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Tiles:
+    """A slide's embeddings ``(N, D)`` and where its tiles are, in edges of a tile ``(N, 2)``."""
+
+    embeddings: Floats
+    places: NDArray[np.float64]
+
+
 def near_duplicates(
     slides: Sequence[Sortable],
-    embeddings: Callable[[int], Floats],
+    tiles: Callable[[int], Tiles],
     folds: Sequence[Fold],
     *,
     known: Sequence[str] = (),
 ) -> list[Finding]:
     """Return pairs of slides that show the same tissue, and that a split parts or may part.
 
-    A tile of slide A has a double in B if its nearest tile there is at most half as far away as
-    the nearest other tile of A (and as is usual for a tile in all the slides); the slides are
-    near-duplicates if half of the tiles of one have doubles. Being a ratio of distances between
-    embeddings of unit length, the rule needs no threshold of its own for each encoder, and tiles
-    that look like many others (background, fat) prove nothing. A slide scanned again by another
-    scanner, or tiled on another grid, may escape it.
+    Each tile of slide A is looked up in B by its embedding. If B is A saved again, compressed anew,
+    cropped or moved, then the nearest tiles lie where A's do, all at one displacement; between
+    other slides, of one tissue and stain or not, displacements scatter. Two thirds of the tiles
+    must agree, and at least 6. So the rule needs no distance that would differ between encoders.
+    Slides of fewer than 6 tiles look alike if half of the tiles have one in the other that is
+    less than half as far away as tiles usually are from their nearest.
+
+    Slides that were turned or mirrored, or scanned again on another grid, may escape it.
 
     Parameters
     ----------
-    embeddings
-        Gives the embeddings ``(N, D)`` of the slide of an index; N may be 0.
+    tiles
+        Gives the tiles of the slide of an index; there may be none.
     known
         Identities as in :func:`same_slide`; pairs of one identity are not compared.
     """
     pairs = [
-        (a, b) for a, b in _candidates(slides, embeddings)
+        (a, b) for a, b in _candidates(slides, tiles)
         if not (known and known[a] and known[a] == known[b]) and any(_apart(slides, (a, b), folds))
     ]  # fmt: skip
     if not pairs:
         return []
-    usual = _usual_distance(embeddings, sorted({i for pair in pairs for i in pair}))
+    usual = _usual_distance(tiles, sorted({i for pair in pairs for i in pair}))
     found = []
     for a, b in pairs:
-        share = doubles(_unit(embeddings(a)), _unit(embeddings(b)), usual)
-        if share < SHARE:
+        why_alike = likeness(tiles(a), tiles(b), usual)
+        if not why_alike:
             continue
         names = slides[a].slide_id, slides[b].slide_id
         for where, why in _apart(slides, (a, b), folds):
-            message = (
-                f"{names[0]} and {names[1]} look alike: {share:.0%} of the tiles of one have "
-                f"an all but identical one in the other{why}"
-            )
+            message = f"{names[0]} and {names[1]} look alike: {why_alike}{why}"
             found.append(Finding("near-duplicate", message, names, where))
     return found
 
 
-def doubles(a: Floats, b: Floats, usual: float) -> float:
-    """Return the larger share of tiles of one slide that have a double in the other.
+def likeness(a: Tiles, b: Tiles, usual: float) -> str:
+    """Return why two slides are near-duplicates, or nothing.
 
     Parameters
     ----------
-    a, b
-        Embeddings of unit length, ``(N, D)`` and ``(M, D)``.
     usual
-        Distance that the nearest other tile usually has.
+        Distance that the nearest other tile usually has; for slides of few tiles.
     """
-    if not len(a) or not len(b):
-        return 0.0
-    return max(_share(a, b, usual), _share(b, a, usual))
+    few = min(len(a.embeddings), len(b.embeddings))
+    if not few:
+        return ""
+    if few < AGREEING:
+        share = max(_close_share(a, b, usual), _close_share(b, a, usual))
+        return f"{share:.0%} of the few tiles are all but identical" if share >= CLOSE_SHARE else ""
+    share, count = max(_agreement(a, b), _agreement(b, a))
+    if share < SHARE or count < AGREEING:
+        return ""
+    return f"{share:.0%} of the tiles of one have their nearest tile in the other at the same place"
 
 
 def site_confounded(slides: Sequence[Sortable]) -> list[Finding]:
@@ -240,41 +259,63 @@ def _names(slides: Sequence[Sortable], group: Sequence[int]) -> str:
     return " and ".join(slides[i].slide_id for i in group)
 
 
-def _candidates(
-    slides: Sequence[Sortable], embeddings: Callable[[int], Floats]
-) -> list[tuple[int, int]]:
+def _candidates(slides: Sequence[Sortable], tiles: Callable[[int], Tiles]) -> list[tuple[int, int]]:
     """Return all pairs of slides if they are few, else those of nearest mean embedding."""
     count = len(slides)
     if count * (count - 1) // 2 <= ALL_PAIRS:
         return list(combinations(range(count), 2))
-    rows = [embeddings(i) for i in range(count)]
-    has = np.array([i for i, bag in enumerate(rows) if len(bag)])
-    means = np.stack([_unit(rows[i]).mean(axis=0) for i in has])
-    means = _unit(means - means.mean(axis=0))
+    means = [_unit(bag).mean(axis=0) if len(bag := tiles(i).embeddings) else None
+             for i in range(count)]  # fmt: skip
+    has = [i for i, mean in enumerate(means) if mean is not None]
+    rows = np.stack([mean for mean in means if mean is not None])
+    rows = _unit(rows - rows.mean(axis=0))
     pairs: set[tuple[int, int]] = set()
-    for position, mean in enumerate(means):
-        near = np.argsort(-(means @ mean), kind="stable")[: NEIGHBOURS + 1]
-        for other in near:
+    for position, row in enumerate(rows):
+        for other in np.argsort(-(rows @ row), kind="stable")[: NEIGHBOURS + 1]:
             if other != position:
-                a, b = sorted((int(has[position]), int(has[other])))
+                a, b = sorted((has[position], has[int(other)]))
                 pairs.add((a, b))
     return sorted(pairs)
 
 
-def _usual_distance(embeddings: Callable[[int], Floats], indices: Sequence[int]) -> float:
+def _usual_distance(tiles: Callable[[int], Tiles], indices: Sequence[int]) -> float:
     """Return the median distance of a tile to the nearest other one, of its slide or another."""
-    tiles = np.concatenate([_some_tiles(_unit(embeddings(i)), POOLED) for i in indices[:200]])
-    return float(np.median(_nearest(tiles, tiles, own=True))) if len(tiles) > 1 else 0.0
+    pool = np.concatenate([
+        bag[_spread(len(bag), POOLED)] for i in indices[:200]
+        if len(bag := _unit(tiles(i).embeddings))
+    ] or [np.empty((0, 1), np.float32)])  # fmt: skip
+    return float(np.median(_nearest(pool, pool, own=True))) if len(pool) > 1 else 0.0
 
 
-def _share(a: Floats, b: Floats, usual: float) -> float:
-    tiles = _some_tiles(a)
-    to_other = _nearest(tiles, b)
-    scale = np.full(len(tiles), usual)
-    if len(a) > 1:
-        scale = np.minimum(scale, _nearest(tiles, a, own=True))
+def _agreement(a: Tiles, b: Tiles) -> tuple[float, int]:
+    """Return the share and number of A's tiles whose nearest tile in B is displaced alike."""
+    chosen = _spread(len(a.embeddings), TILES)
+    own, other = _unit(a.embeddings[chosen]), _unit(b.embeddings)
+    best, nearest = np.full(len(own), -np.inf), np.zeros(len(own), np.int64)
+    for start in range(0, len(other), BLOCK):
+        cosine = own @ other[start : start + BLOCK].T
+        top = cosine.argmax(axis=1)
+        value = cosine[np.arange(len(own)), top]
+        nearest = np.where(value > best, top + start, nearest)
+        best = np.maximum(best, value)
+    moved = b.places[nearest] - a.places[chosen]
+    apart = np.abs(moved[:, None] - moved[None, :]).max(axis=2)  # (n, n)
+    count = int((apart <= SAME_PLACE).sum(axis=1).max())
+    return count / len(own), count
+
+
+def _close_share(a: Tiles, b: Tiles, usual: float) -> float:
+    own, other = _unit(a.embeddings), _unit(b.embeddings)
+    scale = np.full(len(own), usual)
+    if len(own) > 1:
+        scale = np.minimum(scale, _nearest(own, own, own=True))
     # Two of one slide's tiles that are all but alike have no double of note in another.
-    return float(((to_other <= CLOSENESS * scale) & (scale > 1e-4)).mean())
+    return float(((_nearest(own, other) <= CLOSENESS * scale) & (scale > 1e-4)).mean())
+
+
+def _spread(count: int, limit: int) -> NDArray[np.int64]:
+    """Return at most `limit` of `count` indices, evenly spread."""
+    return np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64)
 
 
 def _nearest(tiles: Floats, others: Floats, *, own: bool = False) -> NDArray[np.float64]:
@@ -283,20 +324,13 @@ def _nearest(tiles: Floats, others: Floats, *, own: bool = False) -> NDArray[np.
     With `own` the tiles are among the others: the nearest (itself) is passed over.
     """
     best = np.full((len(tiles), 2), -np.inf)
-    for start in range(0, len(others), 8192):
-        cosine = tiles @ others[start : start + 8192].T
+    for start in range(0, len(others), BLOCK):
+        cosine = tiles @ others[start : start + BLOCK].T
         top = np.partition(np.concatenate([best, cosine], axis=1), -2, axis=1)[:, -2:]
         best = top[:, ::-1]
     cosine = best[:, 1 if own else 0]
     distance: NDArray[np.float64] = np.sqrt(np.maximum(2 - 2 * cosine, 0.0))
     return distance
-
-
-def _some_tiles(bag: Floats, limit: int = TILES) -> Floats:
-    if len(bag) <= limit:
-        return bag
-    some: Floats = bag[np.linspace(0, len(bag) - 1, limit).round().astype(int)]
-    return some
 
 
 def _unit(bag: Floats) -> Floats:

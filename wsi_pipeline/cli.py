@@ -266,8 +266,8 @@ def check_splits(
     """Look for leaks in a split, or in a table that is to be split; exit code 1 if there is one.
 
     Looks for one patient on two sides; one slide under two names; slides that show the same tissue
-    (half of the tiles of one have an all but identical tile in the other); sites that tell the
-    label (Cramér's V of at least 0.3, p below 0.05); parts without a class.
+    (two thirds of the tiles of one have their nearest tile in the other at the same place); sites
+    that tell the label (Cramér's V of at least 0.3, p below 0.05); parts without a class.
 
     Parameters
     ----------

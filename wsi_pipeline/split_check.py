@@ -10,14 +10,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tiling.store import SlideStore, iter_stores
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.stages import require_models
 
 if TYPE_CHECKING:
-    from mil_models.leaks import Finding, Fold
+    from mil_models.leaks import Finding, Fold, Tiles
 
 CACHED = 256
 """Slides whose embeddings are kept between comparisons."""
@@ -112,8 +111,8 @@ def check_splits(
     else:
         without = len(slides) - len(matched)
         missing["near-duplicate"] = f"{without} slides have no store" if without else ""
-        bags = _bag_reader(matched, embeddings)
-        found += leaks.near_duplicates(slides, bags, folds, known=hashes)
+        tiles = _tile_reader(matched, embeddings)
+        found += leaks.near_duplicates(slides, tiles, folds, known=hashes)
     kept = tuple(f for f in found if f.kind not in ignore)
     absent = {kind: why for kind, why in missing.items() if why and kind not in ignore}
     return SplitReport(len(slides), len(folds), kept, absent)
@@ -196,21 +195,26 @@ def _folds(slides: Sequence[TableSlide], path: Path | None) -> list[Fold]:
     return list(found.items())
 
 
-def _bag_reader(
+def _tile_reader(
     stores: Mapping[int, SlideStore], embeddings: str | None
-) -> Callable[[int], NDArray[np.float32]]:
-    """Return what gives a slide's embeddings, unreadable tiles left out; none for no store."""
-    cache: dict[int, NDArray[np.float32]] = {}
+) -> Callable[[int], Tiles]:
+    """Return what gives a slide's tiles, unreadable ones left out; none for no store."""
+    from mil_models.leaks import Tiles
 
-    def bag(index: int) -> NDArray[np.float32]:
+    cache: dict[int, Tiles] = {}
+
+    def tiles(index: int) -> Tiles:
         if index not in cache:
             store = stores.get(index)
             if store is None or not len(store):
-                return np.empty((0, 1), np.float32)
+                return Tiles(np.empty((0, 1), np.float32), np.empty((0, 2)))
             values = np.asarray(store.embeddings(embeddings).data[:], np.float32)
+            keep = np.isfinite(values).all(axis=1)
+            edge_um = store.spec.tile_px * store.spec.mpp
+            places = store.grid.coords[:] * np.array(store.slide_mpp) / edge_um
             while len(cache) >= CACHED:
                 cache.pop(next(iter(cache)))
-            cache[index] = values[np.isfinite(values).all(axis=1)]
+            cache[index] = Tiles(values[keep], places[keep])
         return cache[index]
 
-    return bag
+    return tiles

@@ -97,8 +97,8 @@ def test_one_file_under_two_names_and_near_duplicates(
     [(kind, _, message)] = findings(capsys)
     assert kind == "near-duplicate"
     assert message == (
-        "b and f look alike: 100% of the tiles of one have an all but identical one in the other, "
-        "in train and test"
+        "b and f look alike: 100% of the tiles of one have their nearest tile in the other at the "
+        "same place, in train and test"
     )
 
 
