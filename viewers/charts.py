@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -148,10 +149,11 @@ def _legend(axes: Axes, place: Place) -> None:
     handles, _ = axes.get_legend_handles_labels()
     if 0 < len(handles) <= 9:
         axes.legend(loc=place, fontsize=9, framealpha=0.85)
-    elif handles:  # more would cover the curves
-        axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=8, frameon=False
-        )
+    elif handles and isinstance(axes.figure, Figure):  # more would cover the curves
+        columns = 2 if max(len(str(handle.get_label())) for handle in handles) < 20 else 1
+        width, height = axes.figure.get_size_inches()
+        axes.figure.set_size_inches(width, height + 0.19 * math.ceil(len(handles) / columns))
+        axes.figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def _short(name: str, limit: int = NAME_CHARACTERS) -> str:
