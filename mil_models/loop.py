@@ -224,8 +224,8 @@ def _epoch(
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the module inside Fabric's (and, on several devices, DDP's)."""
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module
+    while isinstance(inner := getattr(model, "module", None), nn.Module):
+        model = inner
     return model
 
 

@@ -8,8 +8,9 @@ import sys
 import tomllib
 import traceback
 import warnings
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mil_models.options import TaskOptions, TrainOptions
 from tiling.errors import WSIError
 from tiling.urls import redacted
 from wsi_pipeline import __version__
@@ -46,6 +48,11 @@ SlideMpp = Annotated[
 Stores = Annotated[Path, Parameter(help="Output folder of `wsi embed` or `wsi run`.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 Flag = Parameter(negative="")
+TaskFlags = Annotated[
+    TaskOptions,
+    Parameter(name="*", group="What is asked of a slide", negative="", consume_multiple=True),
+]
+TrainFlags = Annotated[TrainOptions, Parameter(name="*", group="How it is trained", negative="")]
 
 app = App(
     name="wsi",
@@ -190,7 +197,12 @@ def embed(
 @app.command(
     help_epilogue=_examples(
         "wsi train --stores out --labels labels.csv -o model",
-        "wsi train --stores out --labels labels.csv -o model --folds 0",
+        "wsi train --stores out --labels isup.csv -o model --task ordinal --classes 0 1 2 3 4 5",
+        "wsi train --stores out --labels outcome.csv -o model --task survival --bag patient",
+        "wsi train --stores out --labels findings.csv -o model --task multilabel --uncertain ones",
+        "wsi train --stores out --labels labels.csv -o model --task tasks.toml --seeds 3",
+        "wsi train --stores out --labels noisy.csv -o model --loss gce --balance sampling",
+        "wsi train --stores out --labels labels.csv -o model --head abmil --folds 0",
     )
 )
 def train(
@@ -199,45 +211,47 @@ def train(
     labels: Path,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     head: str = "abmil",
-    task: Literal["binary", "multiclass"] = "binary",
+    task: str = "binary",
     folds: int = 5,
     seed: int = 0,
-    epochs: int = 100,
-    patience: int = 15,
     embeddings: str | None = None,
     allow_missing: Annotated[bool, Flag] = False,
+    head_arguments: dict[str, int | float | str] | None = None,
+    asked: TaskFlags = TaskOptions(),
+    options: TrainFlags = TrainOptions(),
     json_: AsJson = False,
 ) -> int:
-    """Train a MIL head with patient-level cross-validation.
+    """Train a MIL head with patient-level cross-validation; goes on where it was stopped.
 
     Parameters
     ----------
     labels
-        CSV with slide_id or path, label, and if wanted patient_id, split.
+        CSV with slide_id or path, the task's columns (label), and if wanted patient_id, split,
+        site, and reader where several readers labelled a slide, a row each.
     out
         Model folder to make.
     head
-        abmil (gated attention) or mean.
+        How a bag becomes a score: abmil (gated attention), mean, or another by name.
     task
-        What is predicted: one of two classes, or one of several.
+        What is predicted: binary, multiclass, multilabel, ordinal, regression, survival; or a TOML
+        file with a table for each of several, e.g. [grade] and in it task = "ordinal".
     folds
         Cross-validation folds over patients; 0 trains one model on everything.
     seed
         Seed of every random choice.
-    epochs
-        Passes over the training slides, at most.
-    patience
-        Epochs without a better validation loss before a fold stops.
     embeddings
         Name of the embeddings, where the stores hold several.
     allow_missing
         Go on without the labelled slides that have no store.
+    head_arguments
+        What the head takes beyond its size, e.g. --head-arguments.dropout 0.5.
     """
     from wsi_pipeline.training import train_model
 
     metrics = train_model(
-        stores, labels, out, head=head, task=task, folds=folds, seed=seed, epochs=epochs,
-        patience=patience, embeddings=embeddings, allow_missing=allow_missing, quiet=json_,
+        stores, labels, out, head=head, task=task, folds=folds, seed=seed,
+        embeddings=embeddings, allow_missing=allow_missing, head_arguments=head_arguments,
+        quiet=json_, **asdict(asked), **asdict(options),
     )  # fmt: skip
     if json_:
         print(json.dumps(metrics))
