@@ -8,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from mil_models.errors import LabelTableError, SplitError
+from mil_models.options import SplitOptions
 
 VALIDATION_FOLDS = 5
 """The validation part is about one in so many of a fold's training patients."""
@@ -58,6 +59,34 @@ class Split:
     def parts(self) -> dict[str, tuple[int, ...]]:
         """Return the indices by the names that files use."""
         return dict(zip(PARTS, (self.train, self.validation, self.test), strict=True))
+
+
+def choose_splits(
+    slides: Sequence[Sortable], folds: int, seed: int, options: SplitOptions
+) -> list[Split]:
+    """Return the splits that are asked for: of a file, by site, or by patient.
+
+    Raises
+    ------
+    SplitError, LabelTableError
+        The slides cannot be split so.
+    """
+    if options.splits is not None:
+        return read_splits(options.splits, slides)
+    if options.split_by == "patient":
+        return repeated_splits(slides, folds, seed, repeats=options.repeats)
+    if options.repeats > 1 and options.split_by == "site":
+        raise SplitError("nothing to repeat: leaving each site out has one way only")
+    if options.split_by == "site":
+        return leave_one_site_out(slides, seed)
+    found: list[Split] = []
+    for repeat in range(options.repeats):
+        prefix = f"repeat {repeat} " if options.repeats > 1 else ""
+        found += [
+            Split(prefix + s.name, s.train, s.validation, s.test, repeat)
+            for s in site_folds(slides, folds, seed + repeat)
+        ]
+    return found
 
 
 def make_splits(slides: Sequence[Sortable], folds: int, seed: int) -> list[Split]:
@@ -184,18 +213,26 @@ def site_folds(slides: Sequence[Sortable], folds: int, seed: int) -> list[Split]
     return _around(slides, parts, [f"fold {number}" for number in range(len(parts))], seed)
 
 
+def split_rows(slides: Sequence[Sortable], splits: Sequence[Split]) -> list[dict[str, Any]]:
+    """Return the splits as rows of a table that :func:`read_splits` reads."""
+    number: dict[int, int] = defaultdict(int)
+    rows = []
+    for split in splits:
+        fold = number[split.repeat]
+        number[split.repeat] += 1
+        for part, indices in split.parts().items():
+            for index in indices:
+                values = slides[index].slide_id, split.repeat, fold, part
+                rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
 def write_splits(path: str | Path, slides: Sequence[Sortable], splits: Sequence[Split]) -> None:
     """Write the splits as CSV: `slide_id, repeat, fold, part` (train, val, test)."""
     with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        number: dict[int, int] = defaultdict(int)
-        for split in splits:
-            for part, indices in split.parts().items():
-                for index in indices:
-                    row = slides[index].slide_id, split.repeat, number[split.repeat], part
-                    writer.writerow(row)
-            number[split.repeat] += 1
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(split_rows(slides, splits))
 
 
 def read_splits(path: str | Path, slides: Sequence[Sortable]) -> list[Split]:
@@ -207,8 +244,8 @@ def read_splits(path: str | Path, slides: Sequence[Sortable]) -> list[Split]:
     Raises
     ------
     SplitError
-        It is no such table, a slide is unknown or stands twice in a fold, a patient stands on two
-        sides of a fold, a slide is tested twice in a repeat, or training lacks a class.
+        It is no such table, a slide is unknown, a slide or a patient stands on two sides of a fold,
+        a slide is tested twice in a repeat, or training lacks a class.
     """
     name = Path(path).name
     index = _names(slides)
@@ -220,8 +257,10 @@ def read_splits(path: str | Path, slides: Sequence[Sortable]) -> list[Split]:
             unknown.append(slide)
             continue
         parts = folds.setdefault((repeat, fold), {})
-        if number in parts:
-            raise SplitError(f"{place}: {slide} stands twice in fold {fold} of repeat {repeat}")
+        if parts.get(number, part) != part:
+            raise SplitError(
+                f"{place}: {slide} stands in two parts of fold {fold} of repeat {repeat}"
+            )
         parts[number] = part
     if unknown:
         raise SplitError(

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mil_models.options import TaskOptions, TrainOptions
+from mil_models.options import SplitOptions, TaskName, TaskOptions, TrainOptions
 from tiling.errors import WSIError
 from tiling.urls import redacted
 from wsi_pipeline import __version__
@@ -51,6 +51,9 @@ Flag = Parameter(negative="")
 TaskFlags = Annotated[
     TaskOptions,
     Parameter(name="*", group="What is asked of a slide", negative="", consume_multiple=True),
+]
+SplitFlags = Annotated[
+    SplitOptions, Parameter(name="*", group="Who is trained on and tested", negative="")
 ]
 TrainFlags = Annotated[TrainOptions, Parameter(name="*", group="How it is trained", negative="")]
 
@@ -203,6 +206,8 @@ def embed(
         "wsi train --stores out --labels labels.csv -o model --task tasks.toml --seeds 3",
         "wsi train --stores out --labels noisy.csv -o model --loss gce --balance sampling",
         "wsi train --stores out --labels labels.csv -o model --head abmil --folds 0",
+        "wsi train --stores out --labels labels.csv -o model --split-by site",
+        "wsi train --stores out --labels labels.csv -o model --splits other_model/splits.csv",
     )
 )
 def train(
@@ -218,6 +223,7 @@ def train(
     allow_missing: Annotated[bool, Flag] = False,
     head_arguments: dict[str, int | float | str] | None = None,
     asked: TaskFlags = TaskOptions(),
+    parting: SplitFlags = SplitOptions(),
     options: TrainFlags = TrainOptions(),
     json_: AsJson = False,
 ) -> int:
@@ -251,7 +257,7 @@ def train(
     metrics = train_model(
         stores, labels, out, head=head, task=task, folds=folds, seed=seed,
         embeddings=embeddings, allow_missing=allow_missing, head_arguments=head_arguments,
-        quiet=json_, **asdict(asked), **asdict(options),
+        quiet=json_, **asdict(asked), **asdict(parting), **asdict(options),
     )  # fmt: skip
     if json_:
         print(json.dumps(metrics))
@@ -335,8 +341,7 @@ def evaluate(
     labels: Path | None = None,
     compare: Path | None = None,
     fit_on: Path | None = None,
-    task: Literal["binary", "multiclass", "ordinal", "multilabel", "regression", "survival"]
-    | None = None,
+    task: TaskName | None = None,
     classes: Annotated[list[str] | None, Parameter(negative="")] = None,
     by: Annotated[list[str] | None, Parameter(negative="")] = None,
     rule: Literal["youden", "sensitivity", "specificity"] = "youden",

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mil_models.errors import SplitError
+from mil_models.options import SplitOptions
 from mil_models.splits import (
     Split,
+    choose_splits,
     leave_one_site_out,
     make_splits,
     read_splits,
@@ -168,7 +170,7 @@ HEADER = "slide_id,repeat,fold,part\n"
         (HEADER + "a,0,0,exam\n", "line 2: part is 'exam'; use train, val, test"),
         (HEADER + ",0,0,train\n", "line 2: slide_id is empty"),
         (HEADER + "a,0,0,train\nz,0,0,test\n", "not in the table of labels: z"),
-        (HEADER + "a,0,0,train\na,0,0,test\n", "line 3: a stands twice in fold 0"),
+        (HEADER + "a,0,0,train\na,0,0,test\n", "line 3: a stands in two parts of fold 0"),
         (HEADER + "a,0,0,train\nb,0,0,train\na2,0,0,test\n",
          "patients on more than one side: 'pa' in train and test"),
         (HEADER + "a,0,0,train\nb,0,0,test\n", "training lacks class y"),
@@ -205,3 +207,22 @@ def test_no_patient_is_on_two_sides_whatever_the_seed(
         for k in range(int(rng.integers(1, 4)))
     ]
     assert_sound(make_splits(everyone, folds, seed), everyone)
+
+
+def test_what_is_asked_for_is_chosen(tmp_path: Path) -> None:
+    everyone = slides()
+    write_splits(tmp_path / "s.csv", everyone, site_folds(everyone, 3, 0))
+    for options, expected in (
+        (SplitOptions(), make_splits(everyone, 4, 0)),
+        (SplitOptions(repeats=2), repeated_splits(everyone, 4, 0, repeats=2)),
+        (SplitOptions(split_by="site"), leave_one_site_out(everyone, 0)),
+        (SplitOptions(split_by="site-folds"), site_folds(everyone, 4, 0)),
+    ):
+        assert choose_splits(everyone, 4, 0, options) == expected
+    assert len(choose_splits(everyone, 4, 0, SplitOptions(splits=tmp_path / "s.csv"))) == 3
+    again = choose_splits(everyone, 3, 0, SplitOptions(split_by="site-folds", repeats=2))
+    assert [s.repeat for s in again] == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(SplitError, match="one way only"):
+        choose_splits(everyone, 4, 0, SplitOptions(split_by="site", repeats=2))
+    with pytest.raises(ValueError, match="goes with neither"):
+        SplitOptions(splits=tmp_path / "s.csv", repeats=2)
