@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mil_models.heads.base import Criterion, MILHead, MILOutput
 from mil_models.layers import (
     AttentionPool,
-    dropout,
+    Projection,
     masked_softmax,
     on_device,
     pool,
@@ -63,8 +63,7 @@ class ACMIL(MILHead):
                 "rate from 0 to under 1"
             )
         self.branches, self.k, self.rate = branches, k, rate
-        self.dropout = dropout
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.project = Projection(dim, hidden, dropout)
         self.pool = AttentionPool(hidden, width, branches=branches)
         self.classify_branch = nn.ModuleList(nn.Linear(hidden, classes) for _ in range(branches))
         self.classify = nn.Linear(hidden, classes)
@@ -78,9 +77,7 @@ class ACMIL(MILHead):
         generator: torch.Generator | None = None,
     ) -> MILOutput:
         require_instances(mask)
-        instances = dropout(
-            self.project(bag), self.dropout, training=self.training, generator=generator
-        )  # (B, N, hidden)
+        instances = self.project(bag, generator)  # (B, N, hidden)
         logits = self.pool.logits(instances)  # (B, A, N)
         if self.training and self.k:
             hidden = self._hidden(logits.detach(), mask, generator)

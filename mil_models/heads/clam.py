@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mil_models.heads.base import Criterion, MILHead, MILOutput
 from mil_models.layers import (
     AttentionPool,
+    Projection,
     at_least_float32,
-    dropout,
     require_instances,
     smooth_top1_svm,
     top_k,
@@ -66,8 +66,7 @@ class CLAMSB(MILHead):
             raise ValueError(f"k={k}: must be at least 1")
         self.k = k
         self.subtyping = subtyping
-        self.dropout = dropout
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.project = Projection(dim, hidden, dropout)
         self.pool = AttentionPool(
             hidden, width, branches=classes if self.attention_of_classes else 1
         )
@@ -83,9 +82,7 @@ class CLAMSB(MILHead):
         generator: torch.Generator | None = None,
     ) -> MILOutput:
         require_instances(mask)
-        instances = dropout(
-            self.project(bag), self.dropout, training=self.training, generator=generator
-        )  # (B, N, hidden)
+        instances = self.project(bag, generator)  # (B, N, hidden)
         pooled, attention = self.pool(instances, mask)  # (B, A, hidden), (B, A, N)
         aux = {
             "top": self._evidence(instances, attention, mask),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mil_models.heads.base import Criterion, MILHead, MILOutput
 from mil_models.layers import (
     AttentionPool,
-    dropout,
+    Projection,
     masked_softmax,
     on_device,
     pool,
@@ -68,8 +68,7 @@ class DTFDMIL(MILHead):
             )
         self.pseudo_bags = pseudo_bags
         self.distillation = distillation
-        self.dropout = dropout
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.project = Projection(dim, hidden, dropout)
         self.pool_1 = AttentionPool(hidden, width)
         self.classify_1 = nn.Linear(hidden, classes)
         self.pool_2 = AttentionPool(hidden, width)
@@ -84,9 +83,7 @@ class DTFDMIL(MILHead):
         generator: torch.Generator | None = None,
     ) -> MILOutput:
         require_instances(mask)
-        instances = dropout(
-            self.project(bag), self.dropout, training=self.training, generator=generator
-        )  # (B, N, hidden)
+        instances = self.project(bag, generator)  # (B, N, hidden)
         scores = self.pool_1.logits(instances)[:, 0]  # (B, N)
         logits, first_tier, attentions = [], [], []
         for h, score, real in zip(instances, scores, mask, strict=True):

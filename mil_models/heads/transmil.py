@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor, nn
 
 from mil_models.heads.base import MILHead, MILOutput
-from mil_models.layers import dropout, require_instances
+from mil_models.layers import Projection, dropout, require_instances
 
 
 class NystromAttention(nn.Module):
@@ -181,7 +181,7 @@ class TransMIL(MILHead):
     ) -> None:
         super().__init__(dim, classes)
         self.dropout = dropout
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.project = Projection(dim, hidden)
         self.class_token = nn.Parameter(torch.randn(1, hidden))
         self.norm_1 = nn.LayerNorm(hidden)
         self.attend_1 = NystromAttention(

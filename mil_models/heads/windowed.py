@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mil_models.errors import MissingCoordsError
 from mil_models.heads.base import MILHead, MILOutput
-from mil_models.layers import AttentionPool, dropout, require_instances
+from mil_models.layers import AttentionPool, Projection, dropout, require_instances
 
 FREQUENCY_BASE = 100.0
 """Slowest rotation: distances are a few tiles, not thousands of words."""
@@ -63,8 +63,7 @@ class WindowedTransformer(MILHead):
             )
         self.window = window
         self.heads = heads
-        self.dropout = dropout
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.project = Projection(dim, hidden, dropout)
         self.layers = nn.ModuleList(WindowLayer(hidden, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden)
         self.pool = AttentionPool(hidden, width)
@@ -84,9 +83,7 @@ class WindowedTransformer(MILHead):
                 "the head `windowed` looks at where tiles lie: pass coords, x0 and y0 of every "
                 "tile at level 0, shape (B, N, 2)"
             )
-        instances = dropout(
-            self.project(bag), self.dropout, training=self.training, generator=generator
-        )  # (B, N, hidden)
+        instances = self.project(bag, generator)  # (B, N, hidden)
         seen = [self._read(instances[b], mask[b], coords[b], generator) for b in range(len(mask))]
         pooled, attention = self.pool(torch.stack(seen), mask)  # (B, 1, hidden), (B, 1, N)
         return MILOutput(self.classify(pooled[:, 0]), attention)

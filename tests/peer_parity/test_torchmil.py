@@ -63,7 +63,7 @@ def test_abmil(name: str, bag: Tensor, mask: Tensor) -> None:
     """torchmil returns attention logits; its softmax is ours."""
     head = ours(name, hidden=HIDDEN, width=WIDTH)
     peer = peers.ABMIL((DIM,), att_dim=WIDTH, gated=name == "abmil", feat_ext=projection()).eval()
-    copy_weights({peer.feat_ext: head.project, peer.classifier.module: head.classify})
+    copy_weights({peer.feat_ext[0]: head.project, peer.classifier.module: head.classify})
     copy_pool(peer.pool, head.pool)
     logit, raw = peer(bag, mask, return_att=True)
     found = head(bag, mask)
@@ -78,7 +78,7 @@ def test_clam_sb(bag: Tensor, mask: Tensor) -> None:
     """
     head = ours("clam_sb", hidden=HIDDEN, width=WIDTH)
     peer = peers.CLAM_SB((DIM,), att_dim=WIDTH, gated=True, feat_ext=projection()).eval()
-    copy_weights({peer.feat_ext: head.project, peer.classifier.module: head.classify})
+    copy_weights({peer.feat_ext[0]: head.project, peer.classifier.module: head.classify})
     copy_pool(peer.pool, head.pool)
     logit, raw = peer(bag, mask, return_att=True)
     found = head(bag, mask)
@@ -126,7 +126,7 @@ def test_transmil(heads: int, iterations: int, instances: int, landmarks: int) -
     ).double().eval()  # fmt: skip
     copy_weights(
         {
-            peer.feat_ext: head.project,
+            peer.feat_ext[0]: head.project,
             peer.pos_layer.proj: head.positions.by_7,
             peer.pos_layer.proj1: head.positions.by_5,
             peer.pos_layer.proj2: head.positions.by_3,
@@ -167,7 +167,7 @@ def test_dtfd_with_one_pseudo_bag(bag: Tensor) -> None:
     ).eval()
     copy_weights(
         {
-            peer.feat_ext: head.project,
+            peer.feat_ext[0]: head.project,
             peer.attention_pool.fc1.module: head.pool_1.value,
             peer.attention_pool.fc2: head.pool_1.score,
             peer.u_attention_pool.fc1.module: head.pool_2.value,

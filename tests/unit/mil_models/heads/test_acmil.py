@@ -26,7 +26,7 @@ class TestACMIL(HeadContract):
 def test_is_the_papers_equations() -> None:
     """Zhang et al. 2024, section 3.2, without masking as in evaluation."""
     head, bag = head_and_bag("acmil", branches=3)
-    h = relu(linear(head.project[0], bag[0].numpy()))
+    h = relu(linear(head.project, bag[0].numpy()))
     attention = softmax(attention_logits(head.pool, h))  # (3, N)
     logits = linear(head.classify, attention.mean(axis=0) @ h)
     branches = [linear(f, a @ h) for f, a in zip(head.classify_branch, attention, strict=True)]

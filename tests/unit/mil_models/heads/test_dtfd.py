@@ -36,7 +36,7 @@ class TestMaxMinS(HeadContract):
 
 def plain_dtfd(head: torch.nn.Module, x: Array) -> tuple[Array, Array, list[Array]]:
     """Zhang et al. 2022, section 3: logits, attention, logits of pseudo-bags."""
-    h = relu(linear(head.project[0], x))
+    h = relu(linear(head.project, x))
     parts = [np.arange(len(h))[m :: head.pseudo_bags] for m in range(head.pseudo_bags)]
     features, origins, tier = [], [], []
     for part in (part for part in parts if len(part)):

@@ -85,7 +85,7 @@ def plain_convolution(layer: torch.nn.Conv2d, square: Array) -> Array:
 def test_is_the_papers_equations(instances: int) -> None:
     """Shao et al. 2021, algorithm 2 and "PPEG", all tokens through both layers."""
     head, bag = head_and_bag("transmil", instances=instances, **SMALL)
-    h = relu(linear(head.project[0], bag[0].numpy()))
+    h = relu(linear(head.project, bag[0].numpy()))
     side = int(np.ceil(np.sqrt(instances)))
     repeated = side**2 - instances
     x = np.concatenate([array(head.class_token), h, h[:repeated]])

@@ -70,7 +70,7 @@ def test_is_its_equations() -> None:
     steps = torch.randperm(110, generator=generator)[:40]
     steps = torch.stack([steps % 10, steps // 10], dim=1)
     steps -= steps.amin(dim=0)
-    x = relu(linear(head.project[0], bag[0].numpy()))
+    x = relu(linear(head.project, bag[0].numpy()))
     for layer, shift in zip(head.layers, (0.0, 2.0, 0.0), strict=True):
         x = plain_layer(layer, x, steps.double().numpy(), shift)
     x = plain_norm(head.norm, x)
