@@ -2,38 +2,135 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mil_models.errors import EmptyBagError, ModelMismatchError
-from tiling.nodes import Json, Rows
+from mil_models.labels import LabelledSlide
+from tiling.nodes import Json, Rows, count_unreadable
 from tiling.store import SlideStore
 
 CACHE_BYTES = 1 << 30
 """Embeddings kept in memory between epochs; what does not fit is read again."""
+READ_AHEAD = 2
+"""Bags read before they are asked for."""
 CONTRACT_KEYS = ("encoder", "tiles")
 
 
+@dataclass(frozen=True, slots=True)
+class Bag:
+    """The real instances of a slide, or of all slides of a patient.
+
+    Attributes
+    ----------
+    values
+        Embeddings, float32, shape ``(N, D)``.
+    coords
+        x0, y0 of the tiles at level 0, int64, shape ``(N, 2)``; the slides of a patient lie side
+        by side, left to right, so that no two tiles are in one place.
+    """
+
+    values: Tensor
+    coords: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def sampled(self, limit: int, generator: torch.Generator) -> Bag:
+        """Return at most `limit` instances, drawn by `generator` without repeats."""
+        if len(self) <= limit:
+            return self
+        drawn = torch.randperm(len(self), generator=generator)[:limit]
+        return Bag(self.values[drawn], self.coords[drawn])
+
+    def to(self, device: torch.device) -> Bag:
+        """Return the bag on `device`."""
+        if device.type == "cpu":
+            return self
+        return Bag(self.values.to(device), self.coords.to(device))
+
+
 class BagCache:
-    """The bags of a training set by slide."""
+    """The bags of a training set; those that fit into `limit_bytes` are read once."""
 
     def __init__(self, embeddings: str | None = None, *, limit_bytes: int = CACHE_BYTES) -> None:
         self._name = embeddings
         self._room = limit_bytes
-        self._bags: dict[str, NDArray[np.float32]] = {}
+        self._bags: dict[str, Bag] = {}
 
-    def bag(self, store: SlideStore) -> Tensor:
-        """Return the slide's embeddings, float32, shape ``(N, D)``, unreadable tiles left out."""
-        if store.slide_id not in self._bags:
-            values, keep = read_bag(store, store.embeddings(self._name))
-            bag = np.ascontiguousarray(values[keep])
-            if bag.nbytes > self._room:
-                return torch.from_numpy(bag)
-            self._bags[store.slide_id] = bag
-            self._room -= bag.nbytes
-        return torch.from_numpy(self._bags[store.slide_id])
+    def bag(self, slide: LabelledSlide) -> Bag:
+        """Return the bag of a slide or patient, unreadable tiles left out."""
+        key = slide.slide_id
+        if key not in self._bags:
+            bag = self._read(slide)
+            size = bag.values.nbytes + bag.coords.nbytes
+            if size > self._room:
+                return bag
+            self._bags[key] = bag
+            self._room -= size
+        return self._bags[key]
+
+    def stream(self, slides: Sequence[LabelledSlide], *, ahead: int = READ_AHEAD) -> Iterator[Bag]:
+        """Yield the bags in order; a thread reads the next ones while the caller works."""
+        with ExitStack() as stack:
+            pool: ThreadPoolExecutor | None = None
+            pending: deque[Bag | Future[Bag]] = deque()
+            for slide in slides:
+                known = self._bags.get(slide.slide_id)
+                if known is None:
+                    if pool is None:
+                        pool = stack.enter_context(ThreadPoolExecutor(1, "bags"))
+                    pending.append(pool.submit(self.bag, slide))
+                else:
+                    pending.append(known)
+                if len(pending) > ahead:
+                    yield _ready(pending.popleft())
+            while pending:
+                yield _ready(pending.popleft())
+
+    def _read(self, slide: LabelledSlide) -> Bag:
+        values, coords, left = [], [], 0
+        for store in slide.stores:
+            embeddings, keep = read_bag(store, store.embeddings(self._name))
+            values.append(np.ascontiguousarray(embeddings[keep]))
+            coords.append(store.grid.coords[keep] + np.array([left, 0]))
+            if len(slide.stores) > 1:
+                left += int(store.attrs["slide"]["width"])
+        if len(values) == 1:
+            return Bag(torch.from_numpy(values[0]), torch.from_numpy(coords[0]))
+        return Bag(
+            torch.from_numpy(np.concatenate(values)), torch.from_numpy(np.concatenate(coords))
+        )
+
+
+def _ready(bag: Bag | Future[Bag]) -> Bag:
+    return bag if isinstance(bag, Bag) else bag.result()
+
+
+def check_readable(slides: Iterable[LabelledSlide], embeddings: str | None) -> None:
+    """Make sure, before hours of training, that every slide has an embedding.
+
+    Raises
+    ------
+    EmptyBagError
+        Not one tile of a slide could be read.
+    """
+    for slide in slides:
+        for store in slide.stores:
+            status = np.asarray(store.embeddings(embeddings).status[:])
+            if count_unreadable(status) == len(status):
+                raise EmptyBagError(
+                    f"{store.slide_id}: no embedding (no tile could be decoded); leave the slide "
+                    "out"
+                )
 
 
 def read_bag(store: SlideStore, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

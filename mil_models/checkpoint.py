@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save
 from mil_models.bags import differences
 from mil_models.errors import ModelError, ModelMismatchError
 from mil_models.heads import MILHead, create_head
+from mil_models.tasks import Task, task_from_json
 from tiling.nodes import Json
 from tiling.store import SlideStore
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CARD, PREDICTIONS = "card.json", "oof_predictions.csv"
 INTENDED_USE = "Research only. Not a medical device; not for diagnosis."
 
@@ -31,6 +32,8 @@ class Model:
     """A trained model: one head per fold, and the card that says what it is."""
 
     heads: tuple[MILHead, ...]
+    tasks: tuple[Task, ...]
+    """What each head was asked, with what it took from its training part."""
     card: Json
     training_slides: frozenset[str]
     """The :func:`source_of` every slide it was trained on."""
@@ -47,8 +50,18 @@ class Model:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, in the order of the scores."""
+        """Names of the predicted values, in order: the classes, where the task has some."""
         return list(self.card["classes"])
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The column of each predicted value in a CSV, by name."""
+        return self.tasks[0].outputs
+
+    @property
+    def positive(self) -> str:
+        """The value that slides are sorted by: the positive class, the risk."""
+        return self.tasks[0].positive
 
     @property
     def tile_spec(self) -> dict[str, Any]:
@@ -72,13 +85,25 @@ class Model:
             )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedHead:
+    """A head to be saved under a name, and the JSON of its task."""
+
+    name: str
+    head: MILHead
+    task: Json
+
+
 def save_model(
     folder: Path,
-    heads: Sequence[MILHead],
+    heads: Sequence[SavedHead],
     card: Json,
-    predictions: Sequence[Json],
+    predictions: Sequence[Mapping[str, Any]],
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
     """Write a model folder, whole or not at all.
+
+    `tables` are further CSVs, by file name, none of them part of the model.
 
     Raises
     ------
@@ -89,18 +114,18 @@ def save_model(
     partial = _partial(folder)
     partial.mkdir(parents=True)
     try:
+        weights = [{"file": f"{one.name}.safetensors", "task": one.task} for one in heads]
+        card = {**card, "weights": weights}
         digest = hashlib.sha256(json.dumps(card, sort_keys=True).encode())
-        for number, head in enumerate(heads):
-            path = partial / f"fold_{number}.safetensors"
+        for one in heads:
+            path = partial / f"{one.name}.safetensors"
             # Not save_file: its files are readable by their owner alone, whatever the umask.
-            path.write_bytes(save({k: v.contiguous() for k, v in head.state_dict().items()}))
+            path.write_bytes(save({k: v.contiguous() for k, v in one.head.state_dict().items()}))
             digest.update(path.read_bytes())
         whole = {"schema_version": SCHEMA_VERSION, "model_id": digest.hexdigest()[:16], **card}
         (partial / CARD).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
-        with (partial / PREDICTIONS).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(predictions[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(predictions)
+        for name, rows in {PREDICTIONS: predictions, **tables}.items():
+            _write_rows(partial / name, rows)
         if folder.exists():
             folder.rmdir()
         os.replace(partial, folder)
@@ -118,25 +143,32 @@ def load_model(path: str | Path) -> Model:
     """
     folder = Path(path)
     card = _read_card(folder)
-    heads = []
-    for number in range(int(card["folds"])):
-        file = folder / f"fold_{number}.safetensors"
+    heads, tasks = [], []
+    for weights in card["weights"]:
+        file = folder / Path(weights["file"]).name
         try:
+            task = task_from_json(weights["task"])
             head = create_head(
                 card["head"]["name"],
                 dim=card["encoder"]["width"],
-                classes=len(card["classes"]),
+                classes=task.logits,
                 **card["head"]["arguments"],
             )
             head.load_state_dict(load_file(file), strict=True)
-        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as err:
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as err:
             raise ModelError(f"{file}: not the weights of this model: {err}") from err
         heads.append(head.eval().requires_grad_(False))
+        tasks.append(task)
+    if not heads:
+        raise ModelError(f"{folder}: the card names no weights")
     # A slide that one of several folds tested was trained on by the others.
     trained_on = frozenset(
-        row["source"] for row in read_predictions(folder) if len(heads) > 1 or not row["fold"]
+        source
+        for row in read_predictions(folder)
+        if card["folds"] > 1 or not row["fold"]
+        for source in row["source"].split(";")
     )
-    return Model(tuple(heads), card, trained_on)
+    return Model(tuple(heads), tuple(tasks), card, trained_on)
 
 
 def check_new(folder: Path) -> None:
@@ -178,6 +210,14 @@ def read_predictions(folder: str | Path) -> list[dict[str, str]]:
     return rows
 
 
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def _partial(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.{os.getpid()}.partial")
 
@@ -189,9 +229,12 @@ def _read_card(folder: Path) -> Json:
         raise ModelError(f"{folder}: not a model folder (no readable {CARD})") from err
     if not isinstance(card, dict) or card.get("schema_version") != SCHEMA_VERSION:
         raise ModelError(
-            f"{folder}: its card has another schema; this version reads {SCHEMA_VERSION}"
+            f"{folder}: its card has another schema; this version reads {SCHEMA_VERSION}: train "
+            "again, or use the version that made it"
         )
-    missing = {"classes", "encoder", "folds", "head", "model_id", "tiles"} - set(card)
+    missing = {"classes", "encoder", "folds", "head", "model_id", "task", "tiles", "weights"} - set(
+        card
+    )
     if missing:
         raise ModelError(f"{folder}: the card lacks {', '.join(sorted(missing))}")
     return card

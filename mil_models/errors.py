@@ -31,12 +31,28 @@ class EmptyBagError(WSIError, ValueError):
     """A slide has no tile that could be embedded."""
 
 
+class MissingCoordsError(WSIError, ValueError):
+    """A head that looks at where tiles lie was not told."""
+
+
 class LabelTableError(WSIError, ValueError):
     """The table of labels is wrong, or does not fit the stores."""
 
 
+class PredictionTableError(LabelTableError):
+    """A table of predictions is wrong, or does not fit its labels."""
+
+
+class SplitError(LabelTableError):
+    """A table of splits is wrong, or does not fit the labels."""
+
+
 class ModelError(WSIError, ValueError):
     """A model folder is missing something, or holds something else."""
+
+
+class CalibrationError(WSIError, ValueError):
+    """The slides do not suffice to calibrate by, or a card holds no calibration."""
 
 
 class ModelMismatchError(ModelError):

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mil_models.bags import contract_of, read_bag
+from mil_models.bags import Bag, contract_of, read_bag
 from mil_models.checkpoint import Model, source_of
 from mil_models.errors import EmptyBagError, ModelMismatchError
-from mil_models.training import evaluate
+from mil_models.heads import MILHead
+from mil_models.scoring import score_bag
 from tiling.errors import MissingNodeError
 from tiling.nodes import Rows, node_name
 from tiling.store import Prediction, SlideStore
@@ -24,7 +26,10 @@ class BagPrediction:
     Attributes
     ----------
     scores
-        float64, shape ``(C,)``: mean probability of each class over the folds.
+        float64, shape ``(P,)``: the task's values, such as the probability of each class; the
+        mean over the heads.
+    label
+        The answer in a word.
     attention
         float32, shape ``(N,)``: mean attention over the folds, sums to 1; uniform for a head
         without attention.
@@ -32,6 +37,7 @@ class BagPrediction:
 
     scores: NDArray[np.float64]
     attention: NDArray[np.float32]
+    label: str
 
 
 def predict_bag(
@@ -53,20 +59,33 @@ def predict_bag(
     """
     if not len(embeddings):
         raise EmptyBagError("the bag is empty")
-    bag = torch.from_numpy(np.ascontiguousarray(embeddings, np.float32))
-    scores, attentions = [], []
-    for head in model.heads:
-        probabilities, attention = evaluate(head, bag)
-        scores.append(probabilities.double().numpy())
-        if attention is None:
-            attentions.append(np.full(len(bag), 1 / len(bag)))
-        else:
-            branch = int(probabilities.argmax()) if len(attention) > 1 else 0
-            attentions.append(attention[branch].double().numpy())
-    mean_attention = np.mean(attentions, axis=0)
-    return BagPrediction(
-        np.mean(scores, axis=0), (mean_attention / mean_attention.sum()).astype(np.float32)
+    if coords is None:
+        coords = np.zeros((len(embeddings), 2), np.int64)
+    bag = Bag(
+        torch.from_numpy(np.ascontiguousarray(embeddings, np.float32)),
+        torch.from_numpy(np.ascontiguousarray(coords, np.int64)),
     )
+    scores, attentions = [], []
+    for head, task in zip(model.heads, model.tasks, strict=True):
+        logits, attention = score_bag(head, bag)
+        scores.append(task.predict(logits.unsqueeze(0))[0].double().numpy())
+        attentions.append(_attention_of(head, attention, logits, len(bag)))
+    mean, mean_attention = np.mean(scores, axis=0), np.mean(attentions, axis=0)
+    return BagPrediction(
+        mean,
+        (mean_attention / mean_attention.sum()).astype(np.float32),
+        model.tasks[0].label(mean),
+    )
+
+
+def _attention_of(
+    head: MILHead, attention: Tensor | None, logits: Tensor, instances: int
+) -> NDArray[np.float64]:
+    """Return one number per instance: the only branch, or the predicted class's."""
+    if attention is None:
+        return np.full(instances, 1 / instances)
+    branch = int(logits.argmax()) if head.attention_of_classes else 0
+    return np.asarray(attention[branch].double().numpy(), np.float64)
 
 
 def predict(store: SlideStore, model: Model) -> Prediction:
@@ -94,8 +113,10 @@ def predict(store: SlideStore, model: Model) -> Prediction:
         attention=attention,
         attrs={
             **identity,
+            "label": found.label,
             "head": model.card["head"],
-            "folds": len(model.heads),
+            "folds": model.card["folds"],
+            "heads": len(model.heads),
             "intended_use": model.card["intended_use"],
             "bad_tiles": int((~keep).sum()),
             "seen_in_training": source_of(store) in model.training_slides,

@@ -1,62 +1,41 @@
-"""Train a MIL head: by patient, with early stopping, the same result for the same seed."""
+"""Train MIL heads: by patient, with early stopping, the same result for the same seed."""
 
 from __future__ import annotations
 
-import copy
 import importlib.metadata
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mil_models.bags import BagCache, common_contract, sample
-from mil_models.checkpoint import INTENDED_USE, check_new, save_model, source_of
-from mil_models.errors import LabelTableError
-from mil_models.heads import MILHead, create_head
-from mil_models.labels import LabelledSlide, read_labels
-from mil_models.metrics import summarise
-from mil_models.splits import Split, make_splits
-from mil_models.tasks import cross_entropy
+from mil_models.bags import BagCache, check_readable, common_contract
+from mil_models.checkpoint import INTENDED_USE, SavedHead, check_new, save_model, source_of
+from mil_models.heads import create_head
+from mil_models.labels import LabelledSlide, read_answers
+from mil_models.loop import (
+    Learned,
+    Lesson,
+    OnEpoch,
+    create_fabric,
+    score_slides,
+    seed_of,
+    train_head,
+)
+from mil_models.metrics import task_metrics
+from mil_models.options import SplitOptions, TaskOptions, TrainOptions
+from mil_models.resume import ResumeFolder
+from mil_models.splits import Split, choose_splits, split_rows
+from mil_models.tables import epoch_rows, issue_rows, prediction_rows, write_events
+from mil_models.tasks import Task, task_from_json
+from mil_models.tasks.several import Several
 from tiling.nodes import Json
 from tiling.store import SlideStore
-
-OnEpoch = Callable[[str, int, int, float | None], None]
-"""Called with (split, epoch, epochs, validation loss or None)."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainOptions:
-    """How a head is trained.
-
-    Attributes
-    ----------
-    epochs
-        Passes over the training slides, at most.
-    patience
-        Epochs without a lower validation loss before a fold stops.
-    learning_rate, weight_decay
-        AdamW's.
-    max_instances
-        Instances drawn from a bag for one step.
-    """
-
-    epochs: int = 100
-    patience: int = 15
-    learning_rate: float = 2e-4
-    weight_decay: float = 1e-4
-    max_instances: int = 8192
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "max_instances"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,51 +46,50 @@ class TrainResult:
     metrics: Json
 
 
-@dataclass(frozen=True, slots=True)
-class _Fold:
-    split: Split
-    head: MILHead
-    epochs: int
-    scores: NDArray[np.float64]
-
-
 def train(
     stores: Sequence[SlideStore],
     labels: str | Path,
     out: str | Path,
     *,
     head: str = "abmil",
-    task: Literal["binary", "multiclass"] = "binary",
+    task: str | Path = "binary",
     folds: int = 5,
     seed: int = 0,
     embeddings: str | None = None,
     allow_missing: bool = False,
+    head_arguments: Mapping[str, Any] | None = None,
     on_progress: OnEpoch | None = None,
     **options: Any,
 ) -> TrainResult:
     """Train a head with patient-level cross-validation and write the model folder.
+
+    A training that was killed goes on where it was when it is started again, and ends with the
+    same bits.
 
     Parameters
     ----------
     stores
         Slides with finished embeddings; slides without tiles are left out, with a warning.
     labels
-        CSV of labels, see :func:`mil_models.labels.read_labels`.
+        CSV of labels, see :func:`mil_models.labels.read_answers`.
     out
         Model folder to make.
     head
         Name of the head.
     task
-        One of two classes, or one of several; the last class in alphabetical order is the
-        positive one.
+        binary, multiclass, multilabel, ordinal, regression, survival; or a TOML file of several,
+        see :func:`mil_models.tasks.create_task`.
     folds
         Folds over patients; 0 trains one model on everything.
     seed
         Seed of splits, initial weights, dropout and the order of slides.
     embeddings
         Name of the embeddings, where the stores hold several.
+    head_arguments
+        What the head takes beyond its size, e.g. ``{"dropout": 0.5}``.
     options
-        Fields of :class:`TrainOptions`.
+        Fields of :class:`mil_models.options.TaskOptions`,
+        :class:`mil_models.options.TrainOptions` and :class:`mil_models.options.SplitOptions`.
 
     Raises
     ------
@@ -122,181 +100,205 @@ def train(
     ModelError
         There is a model at `out` already.
     """
-    settings = TrainOptions(**options)
-    check_new(Path(out))  # now, not when hours of training are to be saved
-    slides = read_labels(labels, stores, allow_missing=allow_missing)
-    contract = common_contract([slide.store for slide in slides], embeddings)
-    classes = sorted({slide.label for slide in slides})
-    if task == "binary" and len(classes) > 2:
-        raise LabelTableError(
-            f"{len(classes)} classes ({', '.join(classes)}): use --task multiclass"
-        )
-    splits = make_splits(slides, folds, seed)
-    cache = BagCache(embeddings)
-    arguments: dict[str, Any] = {}
-    trained = []
-    for number, split in enumerate(splits):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_seed_of(seed, number))
-            model = create_head(
-                head, dim=contract["encoder"]["width"], classes=len(classes), **arguments
-            )
-            trained.append(_train_fold(model, split, slides, classes, cache, settings,
-                                       _seed_of(seed, number), on_progress))  # fmt: skip
-    predictions = _oof_rows(trained, slides, classes)
-    metrics = _metrics(trained, slides, classes, seed)
+    asked, settings, parting = _sorted_options(options)
+    folder = Path(out)
+    check_new(folder)  # now, not when hours of training are to be saved
+    slides, question = read_answers(
+        labels, stores, task, asked, allow_missing=allow_missing, bag=settings.bag
+    )
+    contract = common_contract([s for slide in slides for s in slide.stores], embeddings)
+    check_readable(slides, embeddings)
+    targets = question.targets([slide.readings for slide in slides])
+    splits = choose_splits(slides, folds, seed, parting)
+    lessons = _lessons(slides, question, targets, splits, settings, seed)
+    arguments = dict(head_arguments or {})
     card = {
-        "task": task,
-        "classes": classes,
+        "task": question.to_json(),
+        "classes": list(question.outputs),
         "head": {"name": head, "arguments": arguments},
-        "folds": len(trained),
+        "folds": len(lessons) // settings.seeds,
         "encoder": contract["encoder"],
         "tiles": contract["tiles"],
-        "training": _training_summary(slides, trained, settings, seed),
-        "metrics": metrics,
-        "versions": {n: importlib.metadata.version(n) for n in ("numpy", "timm", "torch")},
-        "intended_use": INTENDED_USE,
     }
-    save_model(Path(out), [fold.head for fold in trained], card, predictions)
-    return TrainResult(Path(out), metrics)
+    _check_head(head, question, contract["encoder"]["width"], arguments)
+    fabric = create_fabric(settings)
+    identity = {
+        **card, "seed": seed, "options": _lasting(settings),
+        "slides": [[source_of(s) for s in slide.stores] for slide in slides],
+        "splits": [asdict(lesson.split) for lesson in lessons], "targets": repr(targets.tolist()),
+    }  # fmt: skip
+    resume = ResumeFolder(folder, identity, writes=fabric.is_global_zero)
+    try:
+        cache = BagCache(embeddings)
+        learned = [
+            _learn(lesson, card, cache, settings, fabric, resume, on_progress) for lesson in lessons
+        ]
+        scores = _scores(lessons, learned, cache)
+        rows = prediction_rows(slides, question, scores)
+        metrics = _metrics(rows, question, seed)
+        card |= {
+            "training": _training_summary(slides, question, lessons, learned, settings, seed),
+            "metrics": metrics,
+            "versions": {n: importlib.metadata.version(n) for n in ("numpy", "timm", "torch")},
+            "intended_use": INTENDED_USE,
+        }
+        saved = [
+            SavedHead(lesson.name.replace(" ", "_"), one.head, one.task.to_json())
+            for lesson, one in zip(lessons, learned, strict=True)
+        ]
+        if fabric.is_global_zero:
+            tables = {
+                "epochs.csv": epoch_rows(lessons, learned),
+                "splits.csv": split_rows(slides, splits),
+            }
+            issues = issue_rows(slides, question, scores)
+            if issues:
+                tables["label_issues.csv"] = issues
+            save_model(folder, saved, card, rows, tables)
+            resume.remove()
+            if settings.tensorboard:
+                write_events(folder / "tensorboard", lessons, learned)
+    finally:
+        resume.close()
+    return TrainResult(folder, metrics)
 
 
-@torch.inference_mode()
-def evaluate(head: MILHead, bag: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return class probabilities (C,) and attention (A, N) of a bag (N, D), in evaluation mode."""
-    was_training = head.training
-    head.eval()
-    output = head(bag.unsqueeze(0), torch.ones(1, len(bag), dtype=torch.bool))
-    head.train(was_training)
-    attention = None if output.attention is None else output.attention[0]
-    return output.logits[0].softmax(dim=0), attention
+def _sorted_options(
+    options: Mapping[str, Any],
+) -> tuple[TaskOptions, TrainOptions, SplitOptions]:
+    kinds = TaskOptions, TrainOptions, SplitOptions
+    names = [{f.name for f in fields(kind)} for kind in kinds]
+    unknown = set(options).difference(*names)
+    if unknown:
+        raise TypeError(f"train() takes no {', '.join(sorted(unknown))}")
+    own = [{k: v for k, v in options.items() if k in known} for known in names]
+    return TaskOptions(**own[0]), TrainOptions(**own[1]), SplitOptions(**own[2])
 
 
-def _train_fold(
-    head: MILHead,
-    split: Split,
+def _lessons(
     slides: Sequence[LabelledSlide],
-    classes: list[str],
-    cache: BagCache,
+    question: Task,
+    targets: torch.Tensor,
+    splits: Sequence[Split],
     settings: TrainOptions,
     seed: int,
-    on_progress: OnEpoch | None,
-) -> _Fold:
-    targets = torch.tensor([classes.index(slide.label) for slide in slides])
-    weights = _class_weights(targets[list(split.train)], len(classes))
-    optimizer = torch.optim.AdamW(
-        head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    criterion = partial(cross_entropy, class_weights=weights)
-    generator = torch.Generator().manual_seed(seed)
-    best_loss, best_epoch, best_state = float("inf"), 0, copy.deepcopy(head.state_dict())
-    epoch = 0
-    for epoch in range(1, settings.epochs + 1):
-        head.train()
-        for position in torch.randperm(len(split.train), generator=generator).tolist():
-            index = split.train[position]
-            bag = sample(cache.bag(slides[index].store), settings.max_instances, generator)
-            output = head(
-                bag.unsqueeze(0), torch.ones(1, len(bag), dtype=torch.bool), generator=generator
-            )
-            loss = head.loss(output, targets[index : index + 1], criterion)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        validation = _mean_loss(head, split.validation, slides, targets, cache, weights)
-        if on_progress is not None:
-            on_progress(split.name, epoch, settings.epochs, validation)
-        if validation is not None and validation < best_loss:
-            best_loss, best_epoch = validation, epoch
-            best_state = copy.deepcopy(head.state_dict())
-        if validation is not None and epoch - best_epoch >= settings.patience:
-            break
-    if split.validation:
-        head.load_state_dict(best_state)
-        epoch = best_epoch
-    head.eval()
-    scores = [evaluate(head, cache.bag(slides[i].store))[0].double().numpy() for i in split.test]
-    return _Fold(split, head, epoch, np.array(scores).reshape(-1, len(classes)))
+) -> list[Lesson]:
+    """Return what each head learns; a fold that cannot be learned from is an error here."""
+    found = []
+    for number, split in enumerate(splits):
+        fitted = question.fitted(targets[list(split.train)])
+        for member in range(settings.seeds):
+            name = f"fold {number}" if settings.seeds == 1 else f"fold {number} seed {member}"
+            own = seed_of(seed, number) if not member else seed_of(seed, number, member)
+            found.append(Lesson(name, split, slides, fitted, targets, own))
+    return found
 
 
-@torch.inference_mode()
-def _mean_loss(
-    head: MILHead,
-    indices: Sequence[int],
-    slides: Sequence[LabelledSlide],
-    targets: Tensor,
+def _check_head(name: str, question: Task, width: int, arguments: Mapping[str, Any]) -> None:
+    """Make sure that there is such a head and that it can learn the task."""
+    with torch.random.fork_rng(devices=[]):
+        made = create_head(name, dim=width, classes=question.logits, **arguments)
+    if made.needs_classes and not question.has_classes:
+        raise ValueError(
+            f"head={name!r}: its loss needs one class for each slide, which {question.kind} has "
+            "not; choose another --head"
+        )
+
+
+def _learn(
+    lesson: Lesson,
+    card: Json,
     cache: BagCache,
-    weights: Tensor,
-) -> float | None:
-    """Return the class-weighted mean loss in evaluation mode; None without slides."""
-    if not indices:
-        return None
-    criterion = partial(cross_entropy, class_weights=weights)
-    head.eval()
-    total, weight = 0.0, 0.0
-    for index in indices:
-        bag = cache.bag(slides[index].store)
-        output = head(bag.unsqueeze(0), torch.ones(1, len(bag), dtype=torch.bool))
-        total += float(criterion(output.logits, targets[index : index + 1]))
-        weight += float(weights[targets[index]])
-    return total / weight
+    settings: TrainOptions,
+    fabric: Fabric,
+    resume: ResumeFolder,
+    on_progress: OnEpoch | None,
+) -> Learned:
+    """Train one head, or load it where an earlier process has finished it."""
+    done = f"{lesson.name} done"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(lesson.seed)
+        head = create_head(
+            card["head"]["name"], dim=card["encoder"]["width"], classes=lesson.task.logits,
+            **card["head"]["arguments"],
+        )  # fmt: skip
+        saved = resume.load(done)
+        if saved is not None:
+            head.load_state_dict(saved[0])
+            record = saved[1]
+            task = task_from_json(record["task"])
+            return Learned(head.eval(), task, record["epoch"], record["history"])
+        learned = train_head(
+            head, lesson, cache, settings, fabric, resume=resume,
+            on_epoch=on_progress if fabric.is_global_zero else None,
+        )  # fmt: skip
+    learned.head.cpu()
+    record = {"task": learned.task.to_json(), "epoch": learned.epoch, "history": learned.history}
+    resume.save(done, learned.head.state_dict(), record)
+    resume.drop(lesson.name)
+    return learned
 
 
-def _class_weights(targets: Tensor, classes: int) -> Tensor:
-    """Return weights that make every class count the same; a mean of 1 over the slides."""
-    counts = torch.bincount(targets, minlength=classes)
-    if int(counts.min()) == 0:
-        raise LabelTableError(f"a fold's training part lacks a class ({counts.tolist()} slides)")
-    return len(targets) / (classes * counts.float())
+def _scores(
+    lessons: Sequence[Lesson], learned: Sequence[Learned], cache: BagCache
+) -> dict[int, tuple[int, NDArray[np.float64]]]:
+    """Return, for each slide that some fold tested, the fold and the mean of its heads' answers."""
+    found: dict[int, list[NDArray[np.float64]]] = {}
+    fold_of: dict[int, int] = {}
+    splits = list(dict.fromkeys(lesson.split for lesson in lessons))
+    for lesson, one in zip(lessons, learned, strict=True):
+        tested = lesson.split.test
+        if not tested:
+            continue
+        logits = score_slides(one.head, [lesson.slides[i] for i in tested], cache)
+        values = one.task.predict(logits).double().numpy()
+        for index, value in zip(tested, values, strict=True):
+            found.setdefault(index, []).append(value)
+            fold_of[index] = splits.index(lesson.split)
+    return {i: (fold_of[i], np.mean(values, axis=0)) for i, values in sorted(found.items())}
 
 
-def _seed_of(seed: int, fold: int) -> int:
-    return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
-
-
-def _oof_rows(
-    trained: Sequence[_Fold], slides: Sequence[LabelledSlide], classes: list[str]
-) -> list[Json]:
-    """Return one row per training slide; scores where a fold that did not see it gave some."""
-    rows: dict[int, Json] = {
-        index: {"slide_id": slide.slide_id, "patient_id": slide.patient_id, "fold": "",
-                "label": slide.label, **{f"score_{c}": "" for c in classes},
-                "source": source_of(slide.store)}
-        for index, slide in enumerate(slides)
-    }  # fmt: skip
-    for number, fold in enumerate(trained):
-        for index, scores in zip(fold.split.test, fold.scores, strict=True):
-            rows[index]["fold"] = number
-            rows[index] |= {f"score_{c}": f"{s:.6f}" for c, s in zip(classes, scores, strict=True)}
-    return list(rows.values())
-
-
-def _metrics(
-    trained: Sequence[_Fold], slides: Sequence[LabelledSlide], classes: list[str], seed: int
-) -> Json:
-    tested = [i for fold in trained for i in fold.split.test]
-    if not tested:
+def _metrics(rows: Sequence[Mapping[str, str]], question: Task, seed: int) -> Json:
+    """Return the out-of-fold figures: of the task, or of each of several by its name."""
+    if not any(row["fold"] for row in rows):
         return {"slides": 0}
-    scores = np.concatenate([fold.scores for fold in trained])
-    targets = np.array([classes.index(slides[i].label) for i in tested])
-    return summarise(targets, scores, [slides[i].patient_id for i in tested], seed=seed)
+    if isinstance(question, Several):
+        return {name: _figures(rows, one, f"{name}.", seed) for name, one in question.tasks.items()}
+    return _figures(rows, question, "", seed)
+
+
+def _figures(rows: Sequence[Mapping[str, str]], question: Task, prefix: str, seed: int) -> Json:
+    outputs = [f"{prefix}{column}" for column in question.outputs.values()]
+    names = dict.fromkeys(key for row in rows for key in row if key.startswith(prefix))
+    truths = [name for name in names if name not in outputs] if prefix else ["slide_id"]
+    rows = [row for row in rows if row["fold"] and any(row.get(name) for name in truths)]
+    columns = {n.removeprefix(prefix): [row.get(n, "") for row in rows] for n in names}
+    patients = [row["patient_id"] for row in rows]
+    return task_metrics(question.kind, columns, patients, classes=list(question.outputs), seed=seed)
 
 
 def _training_summary(
-    slides: Sequence[LabelledSlide], trained: Sequence[_Fold], settings: TrainOptions, seed: int
+    slides: Sequence[LabelledSlide],
+    question: Task,
+    lessons: Sequence[Lesson],
+    learned: Sequence[Learned],
+    settings: TrainOptions,
+    seed: int,
 ) -> Json:
     return {
-        "slides": len(slides),
+        "slides": sum(len(slide.stores) for slide in slides),
         "patients": len({slide.patient_id for slide in slides}),
-        "slides_per_class": dict(sorted(Counter(slide.label for slide in slides).items())),
+        "slides_per_class": dict(sorted(Counter(slide.stratum for slide in slides).items())),
         "seed": seed,
-        "epochs": [fold.epochs for fold in trained],
-        "early_stopping": [bool(fold.split.validation) for fold in trained],
-        "options": {
-            "epochs": settings.epochs,
-            "patience": settings.patience,
-            "learning_rate": settings.learning_rate,
-            "weight_decay": settings.weight_decay,
-            "max_instances": settings.max_instances,
-        },
+        "epochs": [one.epoch for one in learned],
+        "early_stopping": [bool(lesson.split.validation) for lesson in lessons],
+        "options": _lasting(settings),
     }
+
+
+def _lasting(settings: TrainOptions) -> Json:
+    """Return the options that change the result."""
+    plain = asdict(settings)
+    for name in ("tensorboard", "checkpoint_seconds"):
+        del plain[name]
+    return plain

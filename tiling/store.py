@@ -48,7 +48,8 @@ class Prediction:
     Attributes
     ----------
     scores
-        Probability of each class, in the model's order.
+        Probability of each class, in the model's order; or what else the model says (a risk, a
+        number).
     attention
         float32, shape ``(N,)``: attention of each tile to the predicted class, sums to 1 over the
         tiles in the bag; NaN for tiles that were left out.
@@ -63,7 +64,9 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The class of the highest score."""
+        """The answer in a word: the model's own, or the class of the highest score."""
+        if "label" in self.attrs:
+            return str(self.attrs["label"])
         return max(self.scores, key=lambda name: self.scores[name])
 
 

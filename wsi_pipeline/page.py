@@ -38,7 +38,7 @@ def write_page(
     by_slide: dict[str, list[StageRow]] = {}
     for row in rows:
         by_slide.setdefault(row.slide_id, []).append(row)
-    positive = "" if model is None else model.classes[-1]
+    positive = "" if model is None else model.positive
     page_rows = [
         _page_row(
             out, slide_id, stages, stores.get(slide_id), predictions.get(slide_id), positive,

@@ -305,7 +305,8 @@ def out_of_fold_scores(model: Path) -> dict[str, float]:
     """Return the positive class's out-of-fold score of each training slide that has one."""
     from mil_models.checkpoint import read_predictions
 
-    column = f"score_{load_model(model).classes[-1]}"
+    loaded = load_model(model)
+    column = loaded.columns[loaded.positive]
     rows = read_predictions(model)
     return {row["slide_id"]: float(row[column]) for row in rows if row[column]}
 
@@ -325,7 +326,7 @@ def _write_scores(
                     failures.get(slide_id, ""))
         for slide_id in dict.fromkeys(row.slide_id for row in result.rows)
     ]  # fmt: skip
-    write_predictions(folder / "predictions.csv", loaded.classes, slides)
+    write_predictions(folder / "predictions.csv", loaded.columns, slides)
     return predictions
 
 

@@ -6,7 +6,7 @@ import csv
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,13 @@ class ScoredSlide:
     failure: str = ""
 
 
-def write_predictions(path: Path, classes: Sequence[str], slides: Iterable[ScoredSlide]) -> int:
+def write_predictions(path: Path, outputs: Mapping[str, str], slides: Iterable[ScoredSlide]) -> int:
     """Write ``predictions.csv``: one row per slide; one that has no score says why.
 
-    Columns: slide_id, label, score_<class>…, tiles, bad_tiles, seen_in_training, reason. Return
-    the number of slides that have a score.
+    Columns: slide_id, label, a column for each of the model's `outputs`, tiles, bad_tiles,
+    seen_in_training, reason. Return the number of slides that have a score.
     """
-    columns = ["slide_id", "label", *(f"score_{c}" for c in classes), "tiles", "bad_tiles",
+    columns = ["slide_id", "label", *outputs.values(), "tiles", "bad_tiles",
                "seen_in_training", "reason"]  # fmt: skip
     scored = 0
     with (
@@ -65,18 +65,18 @@ def write_predictions(path: Path, classes: Sequence[str], slides: Iterable[Score
         writer.writeheader()
         for slide in slides:
             scored += slide.prediction is not None
-            writer.writerow(_prediction_row(slide))
+            writer.writerow(_prediction_row(slide, outputs))
     return scored
 
 
-def _prediction_row(slide: ScoredSlide) -> dict[str, Any]:
+def _prediction_row(slide: ScoredSlide, outputs: Mapping[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {"slide_id": slide.slide_id, "reason": slide.failure}
     if slide.store is not None:
         row["tiles"] = len(slide.store)
         row["reason"] = slide.failure or slide.store.grid.reason
     if slide.prediction is not None:
         attrs = slide.prediction.attrs
-        row |= {f"score_{c}": f"{v:.6f}" for c, v in slide.prediction.scores.items()}
+        row |= {outputs[name]: f"{v:.6f}" for name, v in slide.prediction.scores.items()}
         row["label"] = slide.prediction.label
         row["bad_tiles"] = attrs["bad_tiles"]
         row["seen_in_training"] = str(attrs["seen_in_training"]).lower()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ def train_model(
     `options` are those of :func:`mil_models.train`.
     """
     require_models()
+    # Further processes of a training on several devices run this same command, in silence.
+    quiet = quiet or os.environ.get("LOCAL_RANK", "0") != "0"
     console = Console(stderr=True, quiet=quiet)
     with Progress(
         TextColumn("{task.description}"),
@@ -49,8 +53,19 @@ def train_model(
 
 
 def _show(metrics: dict[str, Any], console: Console) -> None:
-    table = Table("out-of-fold", "value", box=None)
-    for key, value in metrics.items():
-        text = f"{value:.4f}" if isinstance(value, float) else str(value)
-        table.add_row(key, text)
+    table = Table("out-of-fold", "value", "95 %, patients resampled", box=None)
+    for key, value in _rows(metrics):
+        table.add_row(key, *value)
     console.print(table)
+
+
+def _rows(metrics: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield each figure with its interval; those of several tasks after their names."""
+    for key, value in metrics.items():
+        if isinstance(value, dict) and key != "reasons":
+            yield from _rows(value, f"{prefix}{key}.")
+        elif key != "reasons" and not key.endswith(("_low", "_high")):
+            low, high = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
+            interval = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+            text = f"{value:.4f}" if isinstance(value, float) else str(value)
+            yield f"{prefix}{key}", (text, interval)

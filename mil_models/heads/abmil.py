@@ -1,4 +1,4 @@
-"""Attention-based deep MIL with gated attention (Ilse et al. 2018, arXiv:1802.04712)."""
+"""Attention-based deep MIL (Ilse et al. 2018, arXiv:1802.04712)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mil_models.heads.base import MILHead, MILOutput
-from mil_models.layers import AttentionPool, require_instances
+from mil_models.layers import AttentionPool, Projection, require_instances
 
 
 class GatedABMIL(MILHead):
@@ -25,13 +25,14 @@ class GatedABMIL(MILHead):
 
     permutation_equivariant: ClassVar[bool] = True
     has_attention: ClassVar[bool] = True
+    gated: ClassVar[bool] = True
 
     def __init__(
         self, dim: int, classes: int, *, hidden: int = 256, width: int = 128, dropout: float = 0.25
     ) -> None:
         super().__init__(dim, classes)
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout))
-        self.pool = AttentionPool(hidden, width)
+        self.project = Projection(dim, hidden, dropout)
+        self.pool = AttentionPool(hidden, width, gated=self.gated)
         self.classify = nn.Linear(hidden, classes)
 
     def forward(
@@ -43,6 +44,12 @@ class GatedABMIL(MILHead):
         generator: torch.Generator | None = None,
     ) -> MILOutput:
         require_instances(mask)
-        instances = self.project(bag)  # (B, N, hidden)
-        pooled, attention = self.pool(instances, mask)  # (B, hidden), (B, N)
-        return MILOutput(self.classify(pooled), attention.unsqueeze(1))
+        instances = self.project(bag, generator)  # (B, N, hidden)
+        pooled, attention = self.pool(instances, mask)  # (B, 1, hidden), (B, 1, N)
+        return MILOutput(self.classify(pooled[:, 0]), attention)
+
+
+class PlainABMIL(GatedABMIL):
+    """The same with the paper's attention without a gate (equation 8)."""
+
+    gated: ClassVar[bool] = False

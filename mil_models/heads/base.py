@@ -23,10 +23,12 @@ class MILOutput:
     logits
         Shape ``(B, C)``.
     attention
-        Shape ``(B, A, N)``, sums to 1 over the real instances of each of A branches; None for a
-        head that has none.
+        Shape ``(B, A, N)``, sums to 1 over the real instances of each of A branches: the classes
+        where the head says `attention_of_classes`, else one. None for a head that has none, and
+        in training where the loss has no use for it and it costs.
     instance_logits
-        Shape ``(B, N, C)``, or None.
+        What each instance says of each class, shape ``(B, N, C)``; None for a head that does not
+        score instances. Padding holds anything.
     aux
         What the head's own loss needs.
     """
@@ -40,12 +42,25 @@ class MILOutput:
 class MILHead(nn.Module, ABC):
     """A multiple-instance head.
 
-    `permutation_equivariant`: the order of instances changes nothing but the attention's order.
-    `has_attention`: the output holds attention.
+    Attributes
+    ----------
+    permutation_equivariant
+        The order of instances (with their coordinates) changes nothing but the attention's order.
+    has_attention
+        The output holds attention.
+    attention_of_classes
+        Attention has one branch for each class, in their order; otherwise it has one branch.
+    needs_classes
+        The loss has a term that takes class indices as targets.
+    needs_coords
+        It refuses bags without the tiles' coordinates.
     """
 
     permutation_equivariant: ClassVar[bool]
     has_attention: ClassVar[bool]
+    attention_of_classes: ClassVar[bool] = False
+    needs_classes: ClassVar[bool] = False
+    needs_coords: ClassVar[bool] = False
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
@@ -72,12 +87,15 @@ class MILHead(nn.Module, ABC):
         coords
             x0, y0 of the tiles at level 0, shape ``(B, N, 2)``, for heads that use them.
         generator
-            Source of randomness, for heads that have any.
+            Source of all randomness in training: dropout, masking, pseudo-bags. In evaluation
+            there is none.
 
         Raises
         ------
         EmptyBagError
             A bag has no real instance.
+        MissingCoordsError
+            The head needs coordinates and has none.
         """
 
     def loss(self, output: MILOutput, target: Tensor, criterion: Criterion) -> Tensor:

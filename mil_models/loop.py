@@ -1,0 +1,339 @@
+"""The training loop of one head, on whatever devices and in whatever precision Fabric gives."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from mil_models.bags import Bag, BagCache
+from mil_models.heads import Criterion, MILHead
+from mil_models.labels import LabelledSlide
+from mil_models.options import TrainOptions
+from mil_models.resume import ResumeFolder
+from mil_models.scoring import score_bag
+from mil_models.splits import Split
+from mil_models.tasks import Task
+from tiling.nodes import Json
+
+OnEpoch = Callable[[str, int, int, float | None], None]
+"""Called with (split, epoch, epochs, validation loss or None)."""
+PRECISIONS = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """What one head learns: which slides, their targets ``(all slides, ...)``, and its seed."""
+
+    name: str
+    split: Split
+    slides: Sequence[LabelledSlide]
+    task: Task
+    targets: Tensor
+    seed: int
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where the training of a head is."""
+
+    epoch: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    history: list[Json] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """A trained head in evaluation mode, the epoch its weights are of, and losses by epoch."""
+
+    head: MILHead
+    task: Task
+    epoch: int
+    history: list[Json]
+
+
+class _Objective(nn.Module):
+    """Head and loss in one forward pass, so that processes share its gradients."""
+
+    def __init__(self, head: MILHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self, bag: Bag, target: Tensor, criterion: Criterion, generator: torch.Generator
+    ) -> Tensor:
+        values = bag.values.unsqueeze(0)
+        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        output = self.head(values, mask, coords=bag.coords.unsqueeze(0), generator=generator)
+        return self.head.loss(output, target, lambda z, t: criterion(z.float(), t))
+
+
+def create_fabric(options: TrainOptions) -> Fabric:
+    """Return the devices and the precision to train with, other processes started."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda': there is none here; pass --device cpu")
+    cuda = options.device != "cpu" and torch.cuda.is_available()
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=options.devices,
+        strategy="ddp" if options.devices > 1 else "auto",
+        precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
+    )
+    if options.devices > 1:
+        fabric.launch()
+    return fabric
+
+
+def learning_rate(options: TrainOptions, done: float) -> float:
+    """Return the learning rate after so many epochs (a fraction counts).
+
+    Examples
+    --------
+    >>> cosine = TrainOptions(epochs=10, warmup=2, schedule="cosine", learning_rate=1.0)
+    >>> [round(learning_rate(cosine, epoch), 3) for epoch in (0.5, 2, 6, 10)]
+    [0.25, 1.0, 0.5, 0.0]
+    """
+    if done < options.warmup:
+        return options.learning_rate * done / options.warmup
+    if options.schedule == "constant":
+        return options.learning_rate
+    share = (done - options.warmup) / max(options.epochs - options.warmup, 1)
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def seed_of(*numbers: int) -> int:
+    """Return a seed that the numbers decide: run, fold, epoch, step."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def train_head(
+    head: MILHead,
+    lesson: Lesson,
+    cache: BagCache,
+    options: TrainOptions,
+    fabric: Fabric,
+    *,
+    resume: ResumeFolder | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Learned:
+    """Train `head` and return it with the weights of the lowest validation loss.
+
+    Every random choice of a step comes from a seed of its own, made of the run's, the epoch and
+    the step: nothing but weights and optimiser has to be saved for a killed training to end with
+    the same bits.
+    """
+    optimizer = torch.optim.AdamW(
+        head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+    )
+    model, optimizer = fabric.setup(_Objective(head), optimizer)
+    best = _copy(head)
+    progress = _Progress()
+    saved = None if resume is None else resume.load(lesson.name)
+    if saved is not None:
+        progress, best = _restore(saved, head, optimizer)
+    last_save = time.monotonic()
+    for epoch in range(progress.epoch + 1, options.epochs + 1):
+        if _is_over(progress, lesson, options):
+            break
+        loss = _epoch(model, optimizer, lesson, cache, options, fabric, epoch)
+        validation = _validate(head, lesson, cache, fabric)
+        progress.epoch = epoch
+        progress.history.append(
+            {"epoch": epoch, "learning_rate": learning_rate(options, epoch), "train_loss": loss,
+             "validation_loss": validation}
+        )  # fmt: skip
+        if validation is not None and validation < progress.best_loss:
+            progress.best_loss, progress.best_epoch = validation, epoch
+            best = _copy(head)
+        if on_epoch is not None:
+            on_epoch(lesson.split.name, epoch, options.epochs, validation)
+        if resume is not None and time.monotonic() - last_save >= options.checkpoint_seconds:
+            resume.save(lesson.name, _tensors(head, best, optimizer), asdict(progress))
+            last_save = time.monotonic()
+    epoch = progress.epoch
+    if progress.best_epoch:
+        head.load_state_dict(best)
+        epoch = progress.best_epoch
+    head.eval()
+    task = lesson.task.finished(
+        score_slides(head, [lesson.slides[i] for i in lesson.split.train], cache),
+        lesson.targets[list(lesson.split.train)],
+    ) if lesson.task.risk_set else lesson.task  # fmt: skip
+    return Learned(head, task, epoch, progress.history)
+
+
+def score_slides(head: MILHead, slides: Sequence[LabelledSlide], cache: BagCache) -> Tensor:
+    """Return the logits ``(B, C)`` of slides, all their instances, on the CPU."""
+    device = next(head.parameters()).device
+    found = [score_bag(head, bag.to(device))[0].float().cpu() for bag in cache.stream(slides)]
+    return torch.stack(found) if found else torch.zeros(0, head.classes)
+
+
+def _epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    lesson: Lesson,
+    cache: BagCache,
+    options: TrainOptions,
+    fabric: Fabric,
+    epoch: int,
+) -> float:
+    """Train one epoch and return the mean loss of the bags that this process saw."""
+    model.train()
+    order = _order(lesson, epoch)
+    size = max(options.batch or lesson.task.batch, options.devices)
+    steps = [order[start : start + size] for start in range(0, len(order), size)]
+    losses: list[Tensor] = []
+    for number, step in enumerate(steps):
+        rate = learning_rate(options, epoch - 1 + (number + 1) / len(steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        # A process without a bag of its own takes part with one that counts for nothing.
+        mine = list(range(fabric.global_rank, len(step), fabric.world_size))
+        share = fabric.world_size / len(step) if mine else 0.0
+        mine = mine or [0]
+        seeds = [seed_of(lesson.seed, epoch, number, position) for position in range(len(step))]
+        bags = [lesson.slides[index] for index in step]
+        targets = lesson.targets[step].to(fabric.device)
+        logits = None
+        if lesson.task.risk_set:
+            logits = _held_logits(model, bags, seeds, cache, options, fabric)
+        drawn = _drawn(cache, [bags[p] for p in mine], [seeds[p] for p in mine], options)
+        for count, (position, bag) in enumerate(zip(mine, drawn, strict=True), start=1):
+            criterion: Criterion = lesson.task.loss
+            if logits is not None:
+                criterion = lesson.task.within(logits, targets, position)
+            with fabric.no_backward_sync(model, enabled=count < len(mine)):  # type: ignore[arg-type]
+                loss = model(bag.to(fabric.device), targets[position : position + 1], criterion,
+                             _seeded(seeds[position]))  # fmt: skip
+                fabric.backward(loss * share)
+            losses.append(loss.detach())
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(torch.stack(losses).mean())
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside Fabric's (and, on several devices, DDP's)."""
+    while isinstance(inner := getattr(model, "module", None), nn.Module):
+        model = inner
+    return model
+
+
+@torch.no_grad()
+def _held_logits(
+    model: nn.Module,
+    bags: Sequence[LabelledSlide],
+    seeds: Sequence[int],
+    cache: BagCache,
+    options: TrainOptions,
+    fabric: Fabric,
+) -> Tensor:
+    """Return the logits of a step's bags as the step itself will find them, without gradients."""
+    found: list[Tensor] = []
+
+    def note(logits: Tensor, target: Tensor) -> Tensor:
+        found.append(logits.detach())
+        return logits.sum(dim=1)
+
+    objective = unwrapped(model)  # past Fabric and its gradient exchange
+    for seed, bag in zip(seeds, _drawn(cache, bags, seeds, options), strict=True):
+        found_before = len(found)
+        with fabric.autocast():
+            objective(bag.to(fabric.device), torch.zeros(1, device=fabric.device), note,
+                      _seeded(seed))  # fmt: skip
+        del found[found_before + 1 :]  # a head may ask for its other logits too; the first count
+    return torch.cat(found)
+
+
+def _drawn(
+    cache: BagCache,
+    bags: Sequence[LabelledSlide],
+    seeds: Sequence[int],
+    options: TrainOptions,
+) -> Iterator[Bag]:
+    """Yield the instances that each bag's seed draws."""
+    for seed, bag in zip(seeds, cache.stream(bags), strict=True):
+        yield bag.sampled(options.max_instances, torch.Generator().manual_seed(seed))
+
+
+def _seeded(seed: int) -> torch.Generator:
+    """Seed torch's own randomness (dropout), and return a generator of the same seed."""
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def _order(lesson: Lesson, epoch: int) -> list[int]:
+    """Return the slides of an epoch: all once, or drawn so that rare strata come as often."""
+    generator = torch.Generator().manual_seed(seed_of(lesson.seed, epoch))
+    train = lesson.split.train
+    if lesson.task.balance != "sampling":
+        return [train[i] for i in torch.randperm(len(train), generator=generator).tolist()]
+    strata = [lesson.slides[index].stratum for index in train]
+    counts = Counter(strata)
+    weights = torch.tensor([1 / counts[stratum] for stratum in strata])
+    drawn = torch.multinomial(weights, len(train), replacement=True, generator=generator)
+    return [train[i] for i in drawn.tolist()]
+
+
+def _validate(head: MILHead, lesson: Lesson, cache: BagCache, fabric: Fabric) -> float | None:
+    """Return the loss over the validation part, in evaluation mode; None where it says nothing."""
+    indices = list(lesson.split.validation)
+    if not indices:
+        return None
+    logits = score_slides(head, [lesson.slides[i] for i in indices], cache)
+    loss = lesson.task.mean_loss(logits, lesson.targets[indices])
+    if fabric.world_size > 1:
+        loss = float(fabric.broadcast(loss))
+    return loss if math.isfinite(loss) else None
+
+
+def _is_over(progress: _Progress, lesson: Lesson, options: TrainOptions) -> bool:
+    waited = progress.epoch - progress.best_epoch
+    has_loss = bool(progress.history) and progress.history[-1]["validation_loss"] is not None
+    return has_loss and waited >= options.patience
+
+
+def _copy(head: MILHead) -> dict[str, Tensor]:
+    return {key: value.detach().clone() for key, value in head.state_dict().items()}
+
+
+def _tensors(
+    head: MILHead, best: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Return all that a training goes on from, by flat names."""
+    found = {f"head.{key}": value for key, value in head.state_dict().items()}
+    found |= {f"best.{key}": value for key, value in best.items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{number}.{key}": torch.as_tensor(v) for key, v in state.items()}
+    return found
+
+
+def _restore(
+    saved: tuple[dict[str, Tensor], Json], head: MILHead, optimizer: torch.optim.Optimizer
+) -> tuple[_Progress, dict[str, Tensor]]:
+    """Put saved weights and moments back; return the progress and the best weights."""
+    tensors, record = saved
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    head.load_state_dict(part("head."))
+    state = optimizer.state_dict()
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        number, _, name = key.partition(".")
+        moments.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**state, "state": moments})
+    device = next(head.parameters()).device
+    best = {key: value.to(device) for key, value in part("best.").items()}
+    return _Progress(**json.loads(json.dumps(record))), best
