@@ -267,8 +267,13 @@ def _drawn(
 
 
 def _seeded(seed: int) -> torch.Generator:
-    """Seed torch's own randomness (dropout), and return a generator of the same seed."""
-    torch.manual_seed(seed)
+    """Seed torch's own randomness (for layers that use it), and return a generator.
+
+    Not by `torch.manual_seed`: without CUDA it notes each call, with a traceback, for later.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
     return torch.Generator().manual_seed(seed)
 
 
