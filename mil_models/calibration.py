@@ -24,6 +24,8 @@ Method = Literal["temperature", "isotonic"]
 BINS = 10
 TEMPERATURES = 0.05, 20.0
 FOLDS = 5
+FEWEST_PER_CLASS = 10
+"""Slides of each class that a model's own calibration is fitted on, at least."""
 _TINY = 1e-12
 
 
@@ -379,6 +381,46 @@ def _halfway(values: Floats, best: int) -> float:
     if np.isinf(above):
         return float(np.nextafter(below, np.inf))
     return float(above) if np.isinf(below) else float((above + below) / 2)
+
+
+def for_card(
+    targets: Ints,
+    scores: Floats,
+    *,
+    method: Method | Literal["none"] = "temperature",
+    rule: Rule = "youden",
+    at_least: float = 0.95,
+) -> dict[str, Any]:
+    """Return what a model's card holds of calibration and operating point, as JSON values.
+
+    Keys: `calibration` and, of two classes, `operating_point` (of calibrated scores); None where
+    they cannot be told, and `reason` why. Scores of few slides, or such that tell the classes
+    apart without error, stay as they are: any temperature near 0 would be as good.
+
+    Parameters
+    ----------
+    targets, scores
+        Of slides that the model was not trained on, as for :func:`fit_temperature`.
+    """
+    found: dict[str, Any] = {"calibration": None, "operating_point": None}
+    fewest = int(np.bincount(targets, minlength=scores.shape[1]).min()) if len(targets) else 0
+    if method == "none":
+        found["reason"] = "not asked for"
+    elif fewest < FEWEST_PER_CLASS:
+        found["reason"] = (
+            f"a class has {fewest} slides that were tested; {FEWEST_PER_CLASS} are needed"
+        )
+    else:
+        fitted = fit(method, targets, scores)
+        if isinstance(fitted, Temperature) and fitted.temperature < 1.01 * TEMPERATURES[0]:
+            found["reason"] = "the scores are never wrong: they do not tell how sure to be"
+        else:
+            found["calibration"] = fitted.to_dict()
+            scores = fitted.apply(scores)
+    if scores.shape[1] == 2 and fewest:
+        point = operating_point(targets == 1, scores[:, 1], rule=rule, at_least=at_least)
+        found["operating_point"] = point.to_dict()
+    return found
 
 
 def _check(targets: Ints) -> None:

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from mil_models.bags import differences
-from mil_models.errors import ModelError, ModelMismatchError
+from mil_models.calibration import Calibration, OperatingPoint, calibration_from_dict
+from mil_models.errors import CalibrationError, ModelError, ModelMismatchError
 from mil_models.heads import MILHead, create_head
 from mil_models.tasks import Task, task_from_json
 from tiling.nodes import Json
@@ -37,6 +40,10 @@ class Model:
     card: Json
     training_slides: frozenset[str]
     """The :func:`source_of` every slide it was trained on."""
+    calibration: Calibration | None = None
+    """What makes the heads' mean a probability; fitted out of fold."""
+    operating_point: OperatingPoint | None = None
+    """The calibrated score from which a slide is called positive."""
 
     @property
     def model_id(self) -> str:
@@ -67,6 +74,10 @@ class Model:
     def tile_spec(self) -> dict[str, Any]:
         """What of a tile decides its pixels, as in training."""
         return dict(self.card["tiles"])
+
+    def calibrated(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return values ``(N, P)`` of the task as probabilities, as far as the card tells."""
+        return scores if self.calibration is None else self.calibration.apply(scores)
 
     def check_contract(self, contract: Json, name: str) -> None:
         """Make sure that embeddings (those of `name`) are made as the model's were.
@@ -168,7 +179,16 @@ def load_model(path: str | Path) -> Model:
         if card["folds"] > 1 or not row["fold"]
         for source in row["source"].split(";")
     )
-    return Model(tuple(heads), tuple(tasks), card, trained_on)
+    held_out = card.get("held_out", {})
+    try:
+        calibration, point = held_out.get("calibration"), held_out.get("operating_point")
+        return Model(
+            tuple(heads), tuple(tasks), card, trained_on,
+            None if calibration is None else calibration_from_dict(calibration),
+            None if point is None else OperatingPoint.from_dict(point),
+        )  # fmt: skip
+    except CalibrationError as err:
+        raise ModelError(f"{folder}: {err}; train again") from err
 
 
 def check_new(folder: Path) -> None:

@@ -125,6 +125,12 @@ class TrainOptions:
         GPUs (or CPU processes) that share every step's bags.
     precision
         fp32, or bf16-mixed.
+    calibration
+        How out-of-fold scores are made probabilities, by which `wsi predict` corrects its own:
+        temperature, isotonic, or none. Only for tasks of classes.
+    rule, at_least
+        How the model's operating point is chosen (binary): youden (highest sum of sensitivity and
+        specificity), or a sensitivity or specificity of at least that.
     tensorboard
         Write the losses for TensorBoard too (they are in epochs.csv in any case).
     checkpoint_seconds
@@ -144,6 +150,9 @@ class TrainOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     precision: Literal["fp32", "bf16-mixed"] = "fp32"
+    calibration: Literal["temperature", "isotonic", "none"] = "temperature"
+    rule: Literal["youden", "sensitivity", "specificity"] = "youden"
+    at_least: float = 0.95
     tensorboard: bool = False
     checkpoint_seconds: float = 60.0
 
@@ -156,5 +165,7 @@ class TrainOptions:
         for name in ("weight_decay", "warmup", "checkpoint_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+        if not 0 < self.at_least <= 1:
+            raise ValueError(f"at_least={self.at_least}: must be above 0 and at most 1")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate={self.learning_rate}: must be positive")

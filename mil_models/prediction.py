@@ -27,9 +27,11 @@ class BagPrediction:
     ----------
     scores
         float64, shape ``(P,)``: the task's values, such as the probability of each class; the
-        mean over the heads.
+        mean over the heads, calibrated where the model's card says how.
     label
         The answer in a word.
+    is_positive
+        Whether the score reaches the model's operating point; None where it has none.
     attention
         float32, shape ``(N,)``: mean attention over the folds, sums to 1; uniform for a head
         without attention.
@@ -38,6 +40,7 @@ class BagPrediction:
     scores: NDArray[np.float64]
     attention: NDArray[np.float32]
     label: str
+    is_positive: bool | None
 
 
 def predict_bag(
@@ -70,11 +73,14 @@ def predict_bag(
         logits, attention = score_bag(head, bag)
         scores.append(task.predict(logits.unsqueeze(0))[0].double().numpy())
         attentions.append(_attention_of(head, attention, logits, len(bag)))
-    mean, mean_attention = np.mean(scores, axis=0), np.mean(attentions, axis=0)
+    mean = model.calibrated(np.mean(scores, axis=0)[None])[0]
+    mean_attention = np.mean(attentions, axis=0)
+    point = model.operating_point
     return BagPrediction(
         mean,
         (mean_attention / mean_attention.sum()).astype(np.float32),
         model.tasks[0].label(mean),
+        None if point is None else bool(point.is_positive(mean[-1:])[0]),
     )
 
 
@@ -114,6 +120,8 @@ def predict(store: SlideStore, model: Model) -> Prediction:
         attrs={
             **identity,
             "label": found.label,
+            "calibrated": model.calibration is not None,
+            "is_positive": found.is_positive,
             "head": model.card["head"],
             "folds": model.card["folds"],
             "heads": len(model.heads),

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from mil_models.bags import BagCache, check_readable, common_contract
+from mil_models.calibration import for_card
 from mil_models.checkpoint import INTENDED_USE, SavedHead, check_new, save_model, source_of
 from mil_models.heads import create_head
 from mil_models.labels import LabelledSlide, read_answers
@@ -31,7 +32,14 @@ from mil_models.metrics import task_metrics
 from mil_models.options import SplitOptions, TaskOptions, TrainOptions
 from mil_models.resume import ResumeFolder
 from mil_models.splits import Split, choose_splits, split_rows
-from mil_models.tables import epoch_rows, issue_rows, prediction_rows, write_events
+from mil_models.tables import (
+    CLASS_KINDS,
+    Scores,
+    epoch_rows,
+    issue_rows,
+    prediction_rows,
+    write_events,
+)
 from mil_models.tasks import Task, task_from_json
 from mil_models.tasks.several import Several
 from tiling.nodes import Json
@@ -136,6 +144,7 @@ def train(
         scores = _scores(lessons, learned, cache)
         rows = prediction_rows(slides, question, scores)
         metrics = _metrics(rows, question, seed)
+        card |= _held_out(slides, question, scores, settings)
         card |= {
             "training": _training_summary(slides, question, lessons, learned, settings, seed),
             "metrics": metrics,
@@ -265,6 +274,22 @@ def _metrics(rows: Sequence[Mapping[str, str]], question: Task, seed: int) -> Js
     if isinstance(question, Several):
         return {name: _figures(rows, one, f"{name}.", seed) for name, one in question.tasks.items()}
     return _figures(rows, question, "", seed)
+
+
+def _held_out(
+    slides: Sequence[LabelledSlide], question: Task, scores: Scores, settings: TrainOptions
+) -> Json:
+    """Return the card's calibration and operating point, from slides that no fold had seen."""
+    if question.kind not in CLASS_KINDS:
+        return {}
+    classes = list(question.outputs)
+    targets = np.array([classes.index(slides[i].label) for i in scores], np.int64)
+    values = np.array([value for _, value in scores.values()]).reshape(-1, len(classes))
+    found = for_card(
+        targets, values, method=settings.calibration, rule=settings.rule,
+        at_least=settings.at_least,
+    )  # fmt: skip
+    return {"held_out": found}
 
 
 def _figures(rows: Sequence[Mapping[str, str]], question: Task, prefix: str, seed: int) -> Json:

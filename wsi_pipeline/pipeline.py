@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import mil_models
 from tiling.errors import StoreError
 from tiling.store import Prediction, SlideStore, iter_stores, open_store
@@ -302,13 +304,20 @@ def write_outputs(
 
 
 def out_of_fold_scores(model: Path) -> dict[str, float]:
-    """Return the positive class's out-of-fold score of each training slide that has one."""
+    """Return the positive class's out-of-fold score of each training slide that has one.
+
+    Calibrated, as the scores beside which it stands.
+    """
     from mil_models.checkpoint import read_predictions
 
     loaded = load_model(model)
-    column = loaded.columns[loaded.positive]
-    rows = read_predictions(model)
-    return {row["slide_id"]: float(row[column]) for row in rows if row[column]}
+    columns, place = loaded.columns.values(), list(loaded.columns).index(loaded.positive)
+    rows = [row for row in read_predictions(model) if all(row[c] for c in columns)]
+    scores = np.array([[float(row[c]) for c in columns] for row in rows])
+    if not len(rows):
+        return {}
+    calibrated = loaded.calibrated(scores)[:, place].tolist()
+    return dict(zip((row["slide_id"] for row in rows), calibrated, strict=True))
 
 
 def _write_scores(

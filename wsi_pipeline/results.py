@@ -51,10 +51,11 @@ class ScoredSlide:
 def write_predictions(path: Path, outputs: Mapping[str, str], slides: Iterable[ScoredSlide]) -> int:
     """Write ``predictions.csv``: one row per slide; one that has no score says why.
 
-    Columns: slide_id, label, a column for each of the model's `outputs`, tiles, bad_tiles,
+    Columns: slide_id, label, a column for each of the model's `outputs`, positive (whether the
+    score reaches the model's operating point; empty where it has none), tiles, bad_tiles,
     seen_in_training, reason. Return the number of slides that have a score.
     """
-    columns = ["slide_id", "label", *outputs.values(), "tiles", "bad_tiles",
+    columns = ["slide_id", "label", *outputs.values(), "positive", "tiles", "bad_tiles",
                "seen_in_training", "reason"]  # fmt: skip
     scored = 0
     with (
@@ -78,6 +79,8 @@ def _prediction_row(slide: ScoredSlide, outputs: Mapping[str, str]) -> dict[str,
         attrs = slide.prediction.attrs
         row |= {outputs[name]: f"{v:.6f}" for name, v in slide.prediction.scores.items()}
         row["label"] = slide.prediction.label
+        is_positive = attrs.get("is_positive")
+        row["positive"] = "" if is_positive is None else str(is_positive).lower()
         row["bad_tiles"] = attrs["bad_tiles"]
         row["seen_in_training"] = str(attrs["seen_in_training"]).lower()
     return row

@@ -22,6 +22,7 @@ from mil_models.calibration import (
     fit,
     fit_isotonic,
     fit_temperature,
+    for_card,
     operating_point,
     reliability,
 )
@@ -226,3 +227,40 @@ def test_a_rule_that_does_not_exist() -> None:
         operating_point(np.array([True, False]), np.array([1.0, 0]), rule="best")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at_least=1.5"):
         operating_point(np.array([True, False]), np.array([1.0, 0]), at_least=1.5)
+
+
+def test_a_card_holds_what_out_of_fold_scores_tell() -> None:
+    """Overconfident by a factor of 3: the temperature is about 3, the operating point follows."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=400)
+    targets = (rng.random(400) < 1 / (1 + np.exp(-logits))).astype(np.int64)
+    positive = 1 / (1 + np.exp(-3 * logits))
+    scores = np.stack([1 - positive, positive], axis=1)
+    found = for_card(targets, scores)
+    fitted = calibration_from_dict(found["calibration"])
+    assert isinstance(fitted, Temperature)
+    assert 2 < fitted.temperature < 4.5
+    point = OperatingPoint.from_dict(found["operating_point"])
+    calibrated = fitted.apply(scores)[:, 1]
+    called = point.is_positive(calibrated)
+    assert called[targets == 1].mean() == pytest.approx(point.sensitivity)
+    assert "reason" not in found
+
+
+def test_a_card_says_why_scores_stay_as_they_are() -> None:
+    rng = np.random.default_rng(1)
+    targets = np.repeat([0, 1], 30)
+    positive = np.where(targets == 1, rng.uniform(0.6, 0.9, 60), rng.uniform(0.1, 0.4, 60))
+    scores = np.stack([1 - positive, positive], axis=1)
+    never_wrong = for_card(targets, scores)
+    assert never_wrong["calibration"] is None
+    assert "never wrong" in never_wrong["reason"]
+    assert never_wrong["operating_point"]["sensitivity"] == 1.0
+    few = for_card(targets[25:35], scores[25:35])
+    assert (few["calibration"], few["reason"]) == (
+        None, "a class has 5 slides that were tested; 10 are needed",
+    )  # fmt: skip
+    assert few["operating_point"] is not None
+    assert for_card(targets, scores, method="none")["reason"] == "not asked for"
+    nothing = for_card(np.zeros(0, np.int64), np.zeros((0, 2)))
+    assert (nothing["calibration"], nothing["operating_point"]) == (None, None)

@@ -362,3 +362,28 @@ def test_repeats_are_averaged_and_their_splits_can_be_used_again(
         splits = list(csv.DictReader(file))
     tested = Counter(row["slide_id"] for row in splits if row["part"] == "test")
     assert set(tested.values()) == {2}
+
+
+def test_a_prediction_is_calibrated_as_the_card_says(
+    trained: tuple[list[SlideStore], Path],
+) -> None:
+    """Eight slides are too few to calibrate by; a card that has a temperature is obeyed."""
+    stores, folder = trained
+    card = json.loads((folder / "card.json").read_text())
+    assert card["held_out"]["calibration"] is None
+    assert "10 are needed" in card["held_out"]["reason"]
+    plain = load_model(folder)
+    before = predict_bag(plain, stores[1].embeddings().data[:])
+    point = card["held_out"]["operating_point"]["threshold"]
+    assert before.is_positive is bool(before.scores[1] >= point)
+    card["held_out"]["calibration"] = {"method": "temperature", "temperature": 2.0}
+    card["held_out"]["operating_point"]["threshold"] = 1.0
+    (folder / "card.json").write_text(json.dumps(card))
+    after = predict_bag(load_model(folder), stores[1].embeddings().data[:])
+    flattened = np.sqrt(before.scores)
+    assert after.scores == pytest.approx(flattened / flattened.sum())
+    assert after.is_positive is False
+    card["held_out"]["calibration"]["temperature"] = -1
+    (folder / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match="no calibration"):
+        load_model(folder)
