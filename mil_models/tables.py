@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mil_models.answers import CLASS_TASKS
 from mil_models.checkpoint import source_of
 from mil_models.labels import LabelledSlide
 from mil_models.loop import Learned, Lesson
@@ -17,8 +18,6 @@ from tiling.nodes import Json
 
 Scores = Mapping[int, tuple[int, NDArray[np.float64]]]
 """By the index of a slide: the fold that tested it, and the predicted values ``(P,)``."""
-CLASS_KINDS = ("binary", "multiclass", "ordinal")
-"""Tasks whose answer is one class, with a probability for each."""
 FEWEST_FOR_ISSUES = 10
 """With fewer slides an estimate of how often labels are wrong means nothing."""
 
@@ -63,7 +62,7 @@ def issue_rows(slides: Sequence[LabelledSlide], question: Task, scores: Scores) 
     """  # noqa: D205 (one sentence)
     classes = list(question.outputs)
     tested = list(scores)
-    if question.kind not in CLASS_KINDS or len(tested) < FEWEST_FOR_ISSUES:
+    if question.kind not in CLASS_TASKS or len(tested) < FEWEST_FOR_ISSUES:
         return []
     labels = np.array([classes.index(slides[i].label) for i in tested])
     if len(np.unique(labels)) < len(classes):

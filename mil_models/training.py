@@ -14,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from mil_models.answers import CLASS_TASKS
 from mil_models.bags import BagCache, check_readable, common_contract
 from mil_models.calibration import for_card
 from mil_models.checkpoint import INTENDED_USE, SavedHead, check_new, save_model, source_of
@@ -33,7 +34,6 @@ from mil_models.options import SplitOptions, TaskOptions, TrainOptions
 from mil_models.resume import ResumeFolder
 from mil_models.splits import Split, choose_splits, split_rows
 from mil_models.tables import (
-    CLASS_KINDS,
     Scores,
     epoch_rows,
     issue_rows,
@@ -280,7 +280,7 @@ def _held_out(
     slides: Sequence[LabelledSlide], question: Task, scores: Scores, settings: TrainOptions
 ) -> Json:
     """Return the card's calibration and operating point, from slides that no fold had seen."""
-    if question.kind not in CLASS_KINDS:
+    if question.kind not in CLASS_TASKS:
         return {}
     classes = list(question.outputs)
     targets = np.array([classes.index(slides[i].label) for i in scores], np.int64)
