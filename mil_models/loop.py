@@ -272,7 +272,7 @@ def _seeded(seed: int) -> torch.Generator:
     Not by `torch.manual_seed`: without CUDA it notes each call, with a traceback, for later.
     """
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
     return torch.Generator().manual_seed(seed)
 
