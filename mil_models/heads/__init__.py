@@ -27,13 +27,17 @@ class HeadEntry:
 HEADS: dict[str, HeadEntry] = {
     "abmil": HeadEntry("abmil", "GatedABMIL", "gated attention (Ilse 2018)"),
     "abmil_plain": HeadEntry("abmil", "PlainABMIL", "attention without the gate (Ilse 2018)"),
+    "acmil": HeadEntry("acmil", "ACMIL", "several branches kept apart (Zhang 2024)"),
     "additive": HeadEntry("additive", "AdditiveMIL", "tiles' contributions add up (Javed 2022)"),
     "clam_mb": HeadEntry("clam", "CLAMMB", "an attention branch a class, clustering (Lu 2021)"),
     "clam_sb": HeadEntry("clam", "CLAMSB", "one attention branch, clustering (Lu 2021)"),
     "dsmil": HeadEntry("dsmil", "DSMIL", "attention to the critical tile (Li 2021)"),
+    "dtfd": HeadEntry("dtfd", "DTFDMIL", "pseudo-bags, two tiers (Zhang 2022)"),
     "max": HeadEntry("max", "MaxPool", "largest value of every feature"),
     "mean": HeadEntry("mean", "MeanPool", "mean of all tiles; the baseline"),
     "topk": HeadEntry("topk", "TopK", "mean of the highest tile scores of each class"),
+    "transmil": HeadEntry("transmil", "TransMIL", "transformer at linear cost (Shao 2021)"),
+    "windowed": HeadEntry("windowed", "WindowedTransformer", "transformer in windows of tiles"),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mil_models.heads.base import MILHead, MILOutput
-from mil_models.layers import AttentionPool, dropout, require_instances
+from mil_models.layers import AttentionPool, Projection, require_instances
 
 
 class GatedABMIL(MILHead):
@@ -31,8 +31,7 @@ class GatedABMIL(MILHead):
         self, dim: int, classes: int, *, hidden: int = 256, width: int = 128, dropout: float = 0.25
     ) -> None:
         super().__init__(dim, classes)
-        self.dropout = dropout
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.project = Projection(dim, hidden, dropout)
         self.pool = AttentionPool(hidden, width, gated=self.gated)
         self.classify = nn.Linear(hidden, classes)
 
@@ -45,9 +44,7 @@ class GatedABMIL(MILHead):
         generator: torch.Generator | None = None,
     ) -> MILOutput:
         require_instances(mask)
-        instances = dropout(
-            self.project(bag), self.dropout, training=self.training, generator=generator
-        )  # (B, N, hidden)
+        instances = self.project(bag, generator)  # (B, N, hidden)
         pooled, attention = self.pool(instances, mask)  # (B, 1, hidden), (B, 1, N)
         return MILOutput(self.classify(pooled[:, 0]), attention)
 

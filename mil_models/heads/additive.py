@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from mil_models.heads.base import MILHead, MILOutput
 from mil_models.layers import (
     AttentionPool,
+    Projection,
     at_least_float32,
-    dropout,
     masked_softmax,
     require_instances,
 )
@@ -40,8 +40,7 @@ class AdditiveMIL(MILHead):
         self, dim: int, classes: int, *, hidden: int = 256, width: int = 128, dropout: float = 0.25
     ) -> None:
         super().__init__(dim, classes)
-        self.dropout = dropout
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.project = Projection(dim, hidden, dropout)
         self.pool = AttentionPool(hidden, width)
         self.contribute = nn.Sequential(
             nn.Linear(hidden, width, bias=False), nn.ReLU(), nn.Linear(width, classes, bias=False)
@@ -56,9 +55,7 @@ class AdditiveMIL(MILHead):
         generator: torch.Generator | None = None,
     ) -> MILOutput:
         require_instances(mask)
-        instances = dropout(
-            self.project(bag), self.dropout, training=self.training, generator=generator
-        )  # (B, N, hidden)
+        instances = self.project(bag, generator)  # (B, N, hidden)
         attention = masked_softmax(self.pool.logits(instances), mask)  # (B, 1, N)
         attended = attention.to(instances.dtype).transpose(1, 2) * instances  # (B, N, hidden)
         contributions = at_least_float32(self.contribute(attended))  # (B, N, C); 0 in padding

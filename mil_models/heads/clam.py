@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mil_models.heads.base import Criterion, MILHead, MILOutput
 from mil_models.layers import (
     AttentionPool,
+    Projection,
     at_least_float32,
-    dropout,
     require_instances,
     smooth_top1_svm,
     top_k,
@@ -66,8 +66,7 @@ class CLAMSB(MILHead):
             raise ValueError(f"k={k}: must be at least 1")
         self.k = k
         self.subtyping = subtyping
-        self.dropout = dropout
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.project = Projection(dim, hidden, dropout)
         self.pool = AttentionPool(
             hidden, width, branches=classes if self.attention_of_classes else 1
         )
@@ -83,9 +82,7 @@ class CLAMSB(MILHead):
         generator: torch.Generator | None = None,
     ) -> MILOutput:
         require_instances(mask)
-        instances = dropout(
-            self.project(bag), self.dropout, training=self.training, generator=generator
-        )  # (B, N, hidden)
+        instances = self.project(bag, generator)  # (B, N, hidden)
         pooled, attention = self.pool(instances, mask)  # (B, A, hidden), (B, A, N)
         aux = {
             "top": self._evidence(instances, attention, mask),
@@ -107,7 +104,7 @@ class CLAMSB(MILHead):
         is_evidence = own.unsqueeze(2).expand(top.shape[:3])  # (B, C, k)
         top_loss = (smooth_top1_svm(top, is_evidence) * taken).sum(dim=2)  # (B, C)
         bottom_loss = (smooth_top1_svm(bottom, torch.zeros_like(is_evidence)) * taken).sum(dim=2)
-        loss = (own * (top_loss + bottom_loss) / (2 * k)).sum(dim=1)
+        loss: Tensor = (own * (top_loss + bottom_loss) / (2 * k)).sum(dim=1)
         if self.subtyping:
             loss = (loss + ((1 - own) * top_loss / k).sum(dim=1)) / self.classes
         return loss
@@ -121,7 +118,7 @@ class CLAMSB(MILHead):
         indices, _ = top_k(scores.detach(), mask, self.k)  # (B, A, k)
         bags = torch.arange(len(instances), device=instances.device).view(-1, 1, 1)
         logits = self.classify_instance(instances[bags, indices])  # (B, A, k, 2 C)
-        logits = logits.unflatten(3, (self.classes, 2))
+        logits = logits.view(*logits.shape[:3], self.classes, 2)
         if self.attention_of_classes:
             found = logits.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
         else:
@@ -136,5 +133,4 @@ class CLAMMB(CLAMSB):
 
     def _slide_logits(self, pooled: Tensor) -> Tensor:
         """Class c sees its own branch alone: ``w_c z_c + b_c``."""
-        logits: Tensor = (pooled * self.classify.weight).sum(dim=2) + self.classify.bias
-        return logits
+        return torch.einsum("bch,ch->bc", pooled, self.classify.weight) + self.classify.bias

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mil_models.heads.base import MILHead, MILOutput
-from mil_models.layers import dropout, require_instances
+from mil_models.layers import Projection, dropout, require_instances
 
 
 class MaxPool(MILHead):
@@ -31,7 +31,7 @@ class MaxPool(MILHead):
     def __init__(self, dim: int, classes: int, *, hidden: int = 256, dropout: float = 0.25) -> None:
         super().__init__(dim, classes)
         self.dropout = dropout
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.project = Projection(dim, hidden)
         self.classify = nn.Linear(hidden, classes)
 
     def forward(

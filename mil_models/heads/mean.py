@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mil_models.heads.base import MILHead, MILOutput
-from mil_models.layers import dropout, mean_pool, require_instances
+from mil_models.layers import Projection, mean_pool, require_instances
 
 
 class MeanPool(MILHead):
@@ -25,8 +25,7 @@ class MeanPool(MILHead):
 
     def __init__(self, dim: int, classes: int, *, hidden: int = 256, dropout: float = 0.25) -> None:
         super().__init__(dim, classes)
-        self.dropout = dropout
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.project = Projection(dim, hidden, dropout)
         self.classify = nn.Linear(hidden, classes)
 
     def forward(
@@ -38,7 +37,5 @@ class MeanPool(MILHead):
         generator: torch.Generator | None = None,
     ) -> MILOutput:
         require_instances(mask)
-        instances = dropout(
-            self.project(bag), self.dropout, training=self.training, generator=generator
-        )  # (B, N, hidden)
+        instances = self.project(bag, generator)  # (B, N, hidden)
         return MILOutput(self.classify(mean_pool(instances, mask)))

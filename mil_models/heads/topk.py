@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mil_models.heads.base import MILHead, MILOutput
-from mil_models.layers import at_least_float32, dropout, require_instances, top_k
+from mil_models.layers import Projection, at_least_float32, require_instances, top_k
 
 
 class TopK(MILHead):
@@ -37,8 +37,7 @@ class TopK(MILHead):
         if k < 1:
             raise ValueError(f"k={k}: must be at least 1")
         self.k = k
-        self.dropout = dropout
-        self.project = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU())
+        self.project = Projection(dim, hidden, dropout)
         self.classify = nn.Linear(hidden, classes)
 
     def forward(
@@ -50,9 +49,7 @@ class TopK(MILHead):
         generator: torch.Generator | None = None,
     ) -> MILOutput:
         require_instances(mask)
-        instances = dropout(
-            self.project(bag), self.dropout, training=self.training, generator=generator
-        )  # (B, N, hidden)
+        instances = self.project(bag, generator)  # (B, N, hidden)
         scores = at_least_float32(self.classify(instances))  # (B, N, C)
         indices, found = top_k(scores.transpose(1, 2), mask, self.k)  # (B, C, k), (B, 1, k)
         weight = found.to(scores.dtype) / found.sum(dim=2, keepdim=True)  # (B, 1, k)

@@ -26,7 +26,7 @@ def test_is_the_papers_equation(name: str) -> None:
     """Ilse et al. 2018, equations 7, 8 and 9, with biases in V and U as in the authors' code."""
     head, bag = head_and_bag(name)
     assert (head.pool.gate is None) is (name == "abmil_plain")
-    h = relu(linear(head.project[0], bag[0].numpy()))
+    h = relu(linear(head.project, bag[0].numpy()))
     attention = softmax(attention_logits(head.pool, h))
     found = run(head, bag)
     assert found["attention"] == pytest.approx(attention, abs=1e-12)

@@ -22,7 +22,7 @@ class TestAdditiveMIL(HeadContract):
 def test_is_the_papers_equation() -> None:
     """Javed et al. 2022, equation 5."""
     head, bag = head_and_bag("additive")
-    h = relu(linear(head.project[0], bag[0].numpy()))
+    h = relu(linear(head.project, bag[0].numpy()))
     attention = softmax(attention_logits(head.pool, h))[0]
     hidden = relu(linear(head.contribute[0], attention[:, None] * h))
     contributions = linear(head.contribute[2], hidden)

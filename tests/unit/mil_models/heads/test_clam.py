@@ -58,7 +58,7 @@ def plain_instance_loss(
 @pytest.mark.parametrize("label", [0, 2])
 def test_is_the_papers_equations(name: str, subtyping: bool, label: int) -> None:
     head, bag = head_and_bag(name, k=3, subtyping=subtyping)
-    h = relu(linear(head.project[0], bag[0].numpy()))
+    h = relu(linear(head.project, bag[0].numpy()))
     attention = softmax(attention_logits(head.pool, h))
     pooled = attention @ h  # (A, H)
     logits = (array(head.classify.weight) * pooled).sum(axis=1) + array(head.classify.bias)
@@ -78,7 +78,7 @@ def test_is_the_papers_equations(name: str, subtyping: bool, label: int) -> None
 def test_no_instance_counts_for_and_against() -> None:
     """Five instances and k=8: two pairs, as plain NumPy with k=2 gives; one: no pair at all."""
     head, bag = head_and_bag("clam_sb", instances=5)
-    h = relu(linear(head.project[0], bag[0].numpy()))
+    h = relu(linear(head.project, bag[0].numpy()))
     attention = softmax(attention_logits(head.pool, h))
     output = head(bag, torch.ones(1, 5, dtype=torch.bool))
     expected = plain_instance_loss(head, h, attention, 1, k=2, subtyping=False)

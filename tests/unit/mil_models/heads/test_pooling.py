@@ -28,14 +28,14 @@ class TestTopK(HeadContract):
 def test_mean_and_max_of_every_feature(name: str, operator: np.ufunc) -> None:
     """Ilse et al. 2018, equations 4 and 5."""
     head, bag = head_and_bag(name)
-    pooled = operator(relu(linear(head.project[0], bag[0].numpy())), axis=0)
+    pooled = operator(relu(linear(head.project, bag[0].numpy())), axis=0)
     assert run(head, bag)["logits"] == pytest.approx(linear(head.classify, pooled), abs=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 4, 50])
 def test_top_k_is_the_mean_of_each_class_highest_scores(k: int) -> None:
     head, bag = head_and_bag("topk", k=k)
-    scores = linear(head.classify, relu(linear(head.project[0], bag[0].numpy())))
+    scores = linear(head.classify, relu(linear(head.project, bag[0].numpy())))
     highest = np.sort(scores, axis=0)[::-1][:k]
     found = run(head, bag)
     assert found["logits"] == pytest.approx(highest.mean(axis=0), abs=1e-12)
