@@ -115,7 +115,7 @@ def task_of(columns: Columns) -> str:
     )
 
 
-def read_answers(
+def parse_answers(
     task: str, columns: Columns, *, classes: Sequence[str] = (), name: str = "predictions"
 ) -> tuple[Answers, NDArray[np.intp]]:
     """Return what a table says, and the rows that it says it of.

@@ -31,7 +31,7 @@ from mil_models.answers import (
     LabelAnswers,
     SurvivalAnswers,
     ValueAnswers,
-    read_answers,
+    parse_answers,
 )
 from mil_models.delong import delong
 from mil_models.resampling import RESAMPLES, bootstrap, percentile_interval
@@ -127,7 +127,7 @@ def task_metrics(
     PredictionTableError
         A column is missing, or a value is not what it has to be.
     """
-    answers, rows = read_answers(task, columns, classes=classes)
+    answers, rows = parse_answers(task, columns, classes=classes)
     kept = [patients[row] for row in rows]
     return answer_metrics(answers, kept, seed=seed, resamples=resamples)
 

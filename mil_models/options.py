@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 TaskName = Literal["binary", "multiclass", "multilabel", "ordinal", "regression", "survival"]
@@ -60,6 +61,35 @@ class TaskOptions:
             raise ValueError(f"bins={self.bins}: must be at least 2")
         if self.times and min(self.times) <= 0:
             raise ValueError(f"times={self.times}: must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOptions:
+    """Who is trained on and who is tested.
+
+    Parameters
+    ----------
+    splits
+        CSV with slide_id, repeat, fold, part (train, val, test), such as the splits.csv of a model
+        folder; or with columns train, val, test. In place of --folds.
+    split_by
+        patient: folds of patients; site: each site left out once; site-folds: folds in which all
+        slides of a site stand together.
+    repeats
+        How often the folds are drawn anew; a slide's predictions are averaged.
+    """
+
+    splits: Path | None = None
+    split_by: Literal["patient", "site", "site-folds"] = "patient"
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"repeats={self.repeats}: must be at least 1")
+        if self.split_by not in ("patient", "site", "site-folds"):
+            raise ValueError(f"split_by={self.split_by!r}: use patient, site, site-folds")
+        if self.splits is not None and (self.split_by != "patient" or self.repeats > 1):
+            raise ValueError("a file of splits goes with neither split_by nor repeats")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,9 @@ from mil_models.loop import (
     train_head,
 )
 from mil_models.metrics import task_metrics
-from mil_models.options import TaskOptions, TrainOptions
+from mil_models.options import SplitOptions, TaskOptions, TrainOptions
 from mil_models.resume import ResumeFolder
-from mil_models.splits import Split, make_splits
+from mil_models.splits import Split, choose_splits, split_rows
 from mil_models.tables import epoch_rows, issue_rows, prediction_rows, write_events
 from mil_models.tasks import Task, task_from_json
 from mil_models.tasks.several import Several
@@ -88,8 +88,8 @@ def train(
     head_arguments
         What the head takes beyond its size, e.g. ``{"dropout": 0.5}``.
     options
-        Fields of :class:`mil_models.options.TaskOptions` and
-        :class:`mil_models.options.TrainOptions`.
+        Fields of :class:`mil_models.options.TaskOptions`,
+        :class:`mil_models.options.TrainOptions` and :class:`mil_models.options.SplitOptions`.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def train(
     ModelError
         There is a model at `out` already.
     """
-    asked, settings = _split_options(options)
+    asked, settings, parting = _sorted_options(options)
     folder = Path(out)
     check_new(folder)  # now, not when hours of training are to be saved
     slides, question = read_answers(
@@ -109,7 +109,8 @@ def train(
     contract = common_contract([s for slide in slides for s in slide.stores], embeddings)
     check_readable(slides, embeddings)
     targets = question.targets([slide.readings for slide in slides])
-    lessons = _lessons(slides, question, targets, make_splits(slides, folds, seed), settings, seed)
+    splits = choose_splits(slides, folds, seed, parting)
+    lessons = _lessons(slides, question, targets, splits, settings, seed)
     arguments = dict(head_arguments or {})
     card = {
         "task": question.to_json(),
@@ -146,7 +147,10 @@ def train(
             for lesson, one in zip(lessons, learned, strict=True)
         ]
         if fabric.is_global_zero:
-            tables = {"epochs.csv": epoch_rows(lessons, learned)}
+            tables = {
+                "epochs.csv": epoch_rows(lessons, learned),
+                "splits.csv": split_rows(slides, splits),
+            }
             issues = issue_rows(slides, question, scores)
             if issues:
                 tables["label_issues.csv"] = issues
@@ -159,14 +163,16 @@ def train(
     return TrainResult(folder, metrics)
 
 
-def _split_options(options: Mapping[str, Any]) -> tuple[TaskOptions, TrainOptions]:
-    names = {kind: {f.name for f in fields(kind)} for kind in (TaskOptions, TrainOptions)}
-    unknown = set(options) - names[TaskOptions] - names[TrainOptions]
+def _sorted_options(
+    options: Mapping[str, Any],
+) -> tuple[TaskOptions, TrainOptions, SplitOptions]:
+    kinds = TaskOptions, TrainOptions, SplitOptions
+    names = [{f.name for f in fields(kind)} for kind in kinds]
+    unknown = set(options).difference(*names)
     if unknown:
         raise TypeError(f"train() takes no {', '.join(sorted(unknown))}")
-    asked = {k: v for k, v in options.items() if k in names[TaskOptions]}
-    settings = {k: v for k, v in options.items() if k in names[TrainOptions]}
-    return TaskOptions(**asked), TrainOptions(**settings)
+    own = [{k: v for k, v in options.items() if k in known} for known in names]
+    return TaskOptions(**own[0]), TrainOptions(**own[1]), SplitOptions(**own[2])
 
 
 def _lessons(

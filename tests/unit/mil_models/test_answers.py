@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mil_models.answers import ClassAnswers, SurvivalAnswers, read_answers, task_of
+from mil_models.answers import ClassAnswers, SurvivalAnswers, parse_answers, task_of
 from mil_models.errors import PredictionTableError
 
 BINARY = {
@@ -32,23 +32,23 @@ VALUES = {"slide_id": ["x"], "value": ["1.5"], "predicted": ["2"]}
 )
 def test_a_task_is_known_by_its_columns(columns: dict[str, list[str]], task: str) -> None:
     assert task_of(columns) == task
-    assert read_answers(task, columns)[0].task == task
+    assert parse_answers(task, columns)[0].task == task
 
 
 def test_classes_keep_the_order_of_their_columns_or_the_one_given() -> None:
-    answers, rows = read_answers("binary", BINARY)
+    answers, rows = parse_answers("binary", BINARY)
     assert isinstance(answers, ClassAnswers)
     assert answers.classes == ("a", "b")
     assert answers.targets.tolist() == [0, 1]
     assert answers.scores.tolist() == [[0.9, 0.1], [0.2, 0.8]]
     assert rows.tolist() == [0, 1]
-    turned, _ = read_answers("binary", BINARY, classes=["b", "a"])
+    turned, _ = parse_answers("binary", BINARY, classes=["b", "a"])
     assert isinstance(turned, ClassAnswers)
     assert turned.scores[0].tolist() == [0.1, 0.9]
 
 
 def test_survival_times_are_put_in_order() -> None:
-    answers, _ = read_answers("survival", SURVIVAL)
+    answers, _ = parse_answers("survival", SURVIVAL)
     assert isinstance(answers, SurvivalAnswers)
     assert answers.at.tolist() == [3, 24]
     assert answers.survival.tolist() == [[0.9, 0.1], [1, 0.5]]
@@ -79,7 +79,7 @@ def test_survival_times_are_put_in_order() -> None:
 )  # fmt: skip
 def test_bad_values_are_refused(task: str, columns: dict[str, list[str]], message: str) -> None:
     with pytest.raises(PredictionTableError, match=message):
-        read_answers(task, columns, name="p.csv")
+        parse_answers(task, columns, name="p.csv")
 
 
 def test_columns_of_no_task_are_refused() -> None:
@@ -89,11 +89,11 @@ def test_columns_of_no_task_are_refused() -> None:
 
 def test_an_unknown_task_is_the_callers_mistake() -> None:
     with pytest.raises(ValueError, match="task='grading': use binary"):
-        read_answers("grading", BINARY)
+        parse_answers("grading", BINARY)
 
 
 def test_taking_rows_takes_all_arrays() -> None:
-    answers, _ = read_answers("survival", SURVIVAL)
+    answers, _ = parse_answers("survival", SURVIVAL)
     assert isinstance(answers, SurvivalAnswers)
     last = answers.take(np.array([1]))
     assert (last.time.tolist(), last.risk.tolist(), last.survival.tolist()) == (

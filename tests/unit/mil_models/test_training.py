@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from mil_models import load_model, predict, predict_bag, train
 from mil_models.bags import sample
-from mil_models.checkpoint import source_of
+from mil_models.checkpoint import read_predictions, source_of
 from mil_models.errors import (
     EmptyBagError,
     LabelTableError,
@@ -48,7 +49,7 @@ def test_a_model_is_a_folder_that_says_what_it_is(trained: tuple[list[SlideStore
     stores, folder = trained
     assert sorted(p.name for p in folder.iterdir()) == [
         "card.json", "epochs.csv", "fold_0.safetensors", "fold_1.safetensors",
-        "oof_predictions.csv",
+        "oof_predictions.csv", "splits.csv",
     ]  # fmt: skip
     card = json.loads((folder / "card.json").read_text())
     assert card["classes"] == ["normal", "tumor"]
@@ -338,3 +339,26 @@ def test_several_classes(
     result = train(stores, labels, tmp_path / "m", task="multiclass", folds=3, epochs=2)
     assert 0 <= result.metrics["auroc"] <= 1
     assert list(predict(stores[0], load_model(tmp_path / "m")).scores) == ["c0", "c1", "c2"]
+
+
+def test_repeats_are_averaged_and_their_splits_can_be_used_again(
+    make_stores: MakeStores, write_labels: Callable[[str], Path], tmp_path: Path
+) -> None:
+    stores = make_stores(8)
+    labels = write_labels(labels_of(stores))
+    twice = tmp_path / "twice"
+    train(stores, labels, twice, head="mean", folds=2, epochs=2, repeats=2)
+    assert len(load_model(twice).heads) == 4
+    train(stores, labels, tmp_path / "again", head="mean", folds=5, epochs=2,
+          splits=twice / "splits.csv")  # fmt: skip
+    for name in ("splits.csv", "oof_predictions.csv", "fold_3.safetensors"):
+        assert (twice / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    once = [tmp_path / f"seed{seed}" for seed in (0, 1)]
+    train(stores, labels, once[0], head="mean", folds=2, epochs=2)
+    first = {row["slide_id"]: row for row in read_predictions(once[0])}
+    rows = read_predictions(twice)
+    assert any(row["score_tumor"] != first[row["slide_id"]]["score_tumor"] for row in rows)
+    with (twice / "splits.csv").open() as file:
+        splits = list(csv.DictReader(file))
+    tested = Counter(row["slide_id"] for row in splits if row["part"] == "test")
+    assert set(tested.values()) == {2}
