@@ -18,6 +18,9 @@ from tiling.store import SlideStore
 from tiling.urls import file_name, public_url
 
 SPLITS = ("train", "val", "test")
+MERGED_KINDS = ("multilabel", "regression", "several")
+"""Tasks whose strata only help to make folds alike; without one of them a fold can be learned."""
+FEWEST_IN_STRATUM = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +119,25 @@ def read_answers(
     if bag == "patient":
         _check_agreement(found, made)
     _warn_of_unlabelled(name, len(found), stores)
+    strata = [made.stratum(one.readings) for one in bags]
+    if made.kind in MERGED_KINDS:
+        strata = merged_strata(strata, [one.patient_id for one in bags])
     labelled = [
-        replace(one, label=made.truth(one.readings).get("label", ""),
-                group=made.stratum(one.readings))
-        for one in bags
-    ]  # fmt: skip
+        replace(one, label=made.truth(one.readings).get("label", ""), group=stratum)
+        for one, stratum in zip(bags, strata, strict=True)
+    ]
     return labelled, made
+
+
+def merged_strata(strata: Sequence[str], patients: Sequence[str]) -> list[str]:
+    """Return the strata, those of few patients under one name, or under the most common's."""
+    of: dict[str, set[str]] = defaultdict(set)
+    for stratum, patient in zip(strata, patients, strict=True):
+        of[stratum].add(patient)
+    rare = {stratum for stratum, own in of.items() if len(own) < FEWEST_IN_STRATUM}
+    together = {patient for stratum in rare for patient in of[stratum]}
+    name = "other" if len(together) >= 2 else max(of, key=lambda stratum: len(of[stratum]))
+    return [name if stratum in rare else stratum for stratum in strata]
 
 
 def _match_rows(

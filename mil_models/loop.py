@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from mil_models.bags import Bag, BagCache
-from mil_models.heads import Criterion, MILHead
+from mil_models.heads import Criterion, MILHead, MILOutput
 from mil_models.labels import LabelledSlide
 from mil_models.options import TrainOptions
 from mil_models.resume import ResumeFolder
@@ -68,12 +69,23 @@ class _Objective(nn.Module):
         super().__init__()
         self.head = head
 
+    def output(self, values: Tensor, coords: Tensor, generator: torch.Generator) -> MILOutput:
+        """Return what the head says of one bag ``(N, D)``."""
+        mask = torch.ones(1, len(values), dtype=torch.bool, device=values.device)
+        output: MILOutput = self.head(
+            values.unsqueeze(0), mask, coords=coords.unsqueeze(0), generator=generator
+        )
+        return output
+
     def forward(
-        self, bag: Bag, target: Tensor, criterion: Criterion, generator: torch.Generator
+        self,
+        values: Tensor,
+        coords: Tensor,
+        target: Tensor,
+        criterion: Criterion,
+        generator: torch.Generator,
     ) -> Tensor:
-        values = bag.values.unsqueeze(0)
-        mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-        output = self.head(values, mask, coords=bag.coords.unsqueeze(0), generator=generator)
+        output = self.output(values, coords, generator)
         return self.head.loss(output, target, lambda z, t: criterion(z.float(), t))
 
 
@@ -213,8 +225,9 @@ def _epoch(
             if logits is not None:
                 criterion = lesson.task.within(logits, targets, position)
             with fabric.no_backward_sync(model, enabled=count < len(mine)):  # type: ignore[arg-type]
-                loss = model(bag.to(fabric.device), targets[position : position + 1], criterion,
-                             _seeded(seeds[position]))  # fmt: skip
+                here = bag.to(fabric.device)
+                loss = model(here.values, here.coords, targets[position : position + 1],
+                             criterion, _seeded(seeds[position]))  # fmt: skip
                 fabric.backward(loss * share)
             losses.append(loss.detach())
         optimizer.step()
@@ -222,10 +235,10 @@ def _epoch(
     return float(torch.stack(losses).mean())
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> _Objective:
     """Return the module inside Fabric's (and, on several devices, DDP's)."""
-    while isinstance(inner := getattr(model, "module", None), nn.Module):
-        model = inner
+    while not isinstance(model, _Objective):
+        model = cast(nn.Module, model.module)
     return model
 
 
@@ -240,18 +253,11 @@ def _held_logits(
 ) -> Tensor:
     """Return the logits of a step's bags as the step itself will find them, without gradients."""
     found: list[Tensor] = []
-
-    def note(logits: Tensor, target: Tensor) -> Tensor:
-        found.append(logits.detach())
-        return logits.sum(dim=1)
-
     objective = unwrapped(model)  # past Fabric and its gradient exchange
     for seed, bag in zip(seeds, _drawn(cache, bags, seeds, options), strict=True):
-        found_before = len(found)
+        here = bag.to(fabric.device)
         with fabric.autocast():
-            objective(bag.to(fabric.device), torch.zeros(1, device=fabric.device), note,
-                      _seeded(seed))  # fmt: skip
-        del found[found_before + 1 :]  # a head may ask for its other logits too; the first count
+            found.append(objective.output(here.values, here.coords, _seeded(seed)).logits.float())
     return torch.cat(found)
 
 
@@ -272,7 +278,7 @@ def _seeded(seed: int) -> torch.Generator:
     Not by `torch.manual_seed`: without CUDA it notes each call, with a traceback, for later.
     """
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
     return torch.Generator().manual_seed(seed)
 

@@ -252,13 +252,15 @@ def train(
     head_arguments
         What the head takes beyond its size, e.g. --head-arguments.dropout 0.5.
     """
-    from wsi_pipeline.training import train_model
+    from wsi_pipeline.training import is_first_process, train_model
 
     metrics = train_model(
         stores, labels, out, head=head, task=task, folds=folds, seed=seed,
         embeddings=embeddings, allow_missing=allow_missing, head_arguments=head_arguments,
         quiet=json_, **asdict(asked), **asdict(parting), **asdict(options),
     )  # fmt: skip
+    if not is_first_process():
+        return 0
     if json_:
         print(json.dumps(metrics))
     else:

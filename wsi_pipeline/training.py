@@ -25,9 +25,7 @@ def train_model(
     `options` are those of :func:`mil_models.train`.
     """
     require_models()
-    # Further processes of a training on several devices run this same command, in silence.
-    quiet = quiet or os.environ.get("LOCAL_RANK", "0") != "0"
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet or not is_first_process())
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -50,6 +48,14 @@ def train_model(
     metrics: dict[str, Any] = result.metrics
     _show(metrics, console)
     return metrics
+
+
+def is_first_process() -> bool:
+    """Whether this is not one of the further processes of a training on several devices.
+
+    These run the same command; they are to say nothing.
+    """
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _show(metrics: dict[str, Any], console: Console) -> None:

@@ -142,12 +142,17 @@ class Cox(Survival):
         return whole.expand(len(logits))
 
     def within(self, logits: Tensor, targets: Tensor, position: int) -> Criterion:
-        def criterion(own: Tensor, target: Tensor) -> Tensor:
-            held = logits.to(own.dtype)
+        held = logits.float()
+
+        def in_place(own: Tensor) -> Tensor:
             mixed = torch.cat([held[:position], own, held[position + 1 :]])
             loss = self.loss(mixed, targets)[:1]
             # The mean over bags is to have the gradient of the whole, which is the sum of theirs.
             return loss.detach() + len(logits) * (loss - loss.detach())
+
+        def criterion(own: Tensor, target: Tensor) -> Tensor:
+            """Put each of the logits, one or those of parts of the bag, in the bag's place."""
+            return torch.cat([in_place(row) for row in torch.split(own.float(), 1)])
 
         return criterion
 

@@ -45,7 +45,7 @@ def test_a_known_hazard_is_recovered(kind: str) -> None:
     rows = [{"time": f"{t:.6f}", "event": str(int(e))} for t, e in zip(seen, event, strict=True)]
     found = learn(
         task_of("survival", rows, survival=kind, times=(0.5, 1.0)), rows, shifted_bags(z),
-        epochs=40 if kind == "cox" else 15, batch=16, learning_rate=1e-2,
+        epochs=25 if kind == "cox" else 15, batch=16, learning_rate=1e-2,
     )  # fmt: skip
     test = found.indices
     best = concordance(seen[test], event[test], z[test])
@@ -86,7 +86,7 @@ def test_flipped_labels_are_found() -> None:
     rows = [{"label": str(label)} for label in labels]
     scores = np.zeros((SLIDES, 2))
     for fold in range(3):
-        found = learn(task_of("binary", rows, loss="gce"), rows, bags, fold=fold, epochs=15)
+        found = learn(task_of("binary", rows, loss="gce"), rows, bags, fold=fold, epochs=8)
         scores[found.indices] = found.values
     issues = label_issues(labels, scores)
     assert issues.is_issue[flipped].mean() > 0.9

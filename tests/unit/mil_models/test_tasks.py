@@ -12,7 +12,7 @@ import torch
 from mil_models import load_model, predict, train
 from mil_models.checkpoint import read_predictions
 from mil_models.errors import LabelTableError
-from mil_models.labels import read_answers
+from mil_models.labels import merged_strata, read_answers
 from mil_models.losses import cox
 from mil_models.options import TaskOptions
 from mil_models.tasks import create_task, task_from_json
@@ -128,7 +128,7 @@ def test_readers_agree_by_majority_or_softly() -> None:
 
 
 def test_a_bags_gradient_within_a_step_is_its_part_of_the_whole() -> None:
-    """One bag at a time, the others held: the sum of gradients is that of the partial likelihood."""
+    """One bag at a time, the others held: the gradients sum to the partial likelihood's."""
     task = task_of("survival", SURVIVAL)
     targets = task.targets(answers_of(SURVIVAL))
     logits = torch.tensor([[0.3], [-0.2], [0.5]], requires_grad=True)
@@ -180,7 +180,10 @@ TABLES = {
     "ordinal": ("label", lambda i: f"{i % 3}"),
     "regression": ("value", lambda i: f"{i / 2}"),
     "survival": ("time,event", lambda i: f"{i + 1},{int(i % 3 > 0)}"),
-    "tasks.toml": ("grade,size", lambda i: f"{i % 2 if i % 4 else ''},{i if i % 5 else ''}"),
+    "tasks.toml": (
+        "grade,size",
+        lambda i: f"{i // 2 % 2 if i % 4 else ''},{i if i % 4 != 1 else ''}",
+    ),
 }
 
 
@@ -207,6 +210,14 @@ def test_every_task_from_table_to_prediction(
     for column in model.columns.values():
         assert all(math.isfinite(float(row[column])) for row in rows)
     assert model.positive in model.columns
+
+
+def test_rare_strata_are_folded_together_not_refused() -> None:
+    """Folds need patients of each stratum; these strata only help to make the folds alike."""
+    groups = ["a"] * 6 + ["b"] * 6 + ["c", "d", "d"]
+    patients = [f"p{i}" for i in range(15)]
+    assert merged_strata(groups, patients) == ["a"] * 6 + ["b"] * 6 + ["other"] * 3
+    assert merged_strata(["a"] * 6 + ["c"], patients[:7]) == ["a"] * 7
 
 
 def test_slides_of_a_patient_are_one_bag(
