@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mil_models.bags import Bag, contract_of, read_bag
 from mil_models.checkpoint import Model, source_of
-from mil_models.errors import EmptyBagError, ModelMismatchError
+from mil_models.errors import EmptyBagError, MissingCoordsError, ModelMismatchError
 from mil_models.heads import MILHead
 from mil_models.scoring import score_bag
 from tiling.errors import MissingNodeError
@@ -59,10 +59,14 @@ def predict_bag(
     ------
     EmptyBagError
         N is 0.
+    MissingCoordsError
+        A head needs coordinates.
     """
     if not len(embeddings):
         raise EmptyBagError("the bag is empty")
     if coords is None:
+        if any(head.needs_coords for head in model.heads):
+            raise MissingCoordsError(f"head {model.name} needs the tiles' places: pass coords")
         coords = np.zeros((len(embeddings), 2), np.int64)
     bag = Bag(
         torch.from_numpy(np.ascontiguousarray(embeddings, np.float32)),

@@ -16,6 +16,7 @@ from mil_models.checkpoint import read_predictions, source_of
 from mil_models.errors import (
     EmptyBagError,
     LabelTableError,
+    MissingCoordsError,
     ModelError,
     ModelMismatchError,
 )
@@ -387,3 +388,15 @@ def test_a_prediction_is_calibrated_as_the_card_says(
     (folder / "card.json").write_text(json.dumps(card))
     with pytest.raises(ModelError, match="no calibration"):
         load_model(folder)
+
+
+def test_a_head_that_needs_places_is_not_given_made_up_ones(
+    make_stores: MakeStores, write_labels: Callable[[str], Path], tmp_path: Path
+) -> None:
+    stores = make_stores(4)
+    folder = tmp_path / "windowed"
+    train(stores, write_labels(labels_of(stores)), folder, head="windowed", folds=2, epochs=1)
+    model, values = load_model(folder), stores[0].embeddings().data[:]
+    with pytest.raises(MissingCoordsError, match="pass coords"):
+        predict_bag(model, values)
+    assert predict_bag(model, values, stores[0].grid.coords).scores.sum() == pytest.approx(1)
