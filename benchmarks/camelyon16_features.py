@@ -38,7 +38,7 @@ from mil_models.tasks import create_task
 
 HEADS = ("mean", "abmil")
 FOLDS = 5
-OPTIONS = TrainOptions(epochs=60, patience=15, learning_rate=1e-3, device="cpu")
+OPTIONS = TrainOptions(epochs=20, patience=8, learning_rate=3e-3, device="cpu")
 CLASSES = ("normal", "tumour")
 
 
