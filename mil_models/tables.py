@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -78,20 +79,16 @@ def issue_rows(slides: Sequence[LabelledSlide], question: Task, scores: Scores) 
     ]  # fmt: skip
 
 
-def write_events(folder: Path, lessons: Sequence[Lesson], learned: Sequence[Learned]) -> None:
-    """Write the losses for TensorBoard, a run for each head.
+def require_tensorboard() -> None:
+    """Raise `ValueError` where TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard: install it with pip install 'wsi-pipeline[tensorboard]'")
 
-    Raises
-    ------
-    ValueError
-        TensorBoard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as err:
-        raise ValueError(
-            "--tensorboard: install it with pip install 'wsi-pipeline[tensorboard]'"
-        ) from err
+
+def write_events(folder: Path, lessons: Sequence[Lesson], learned: Sequence[Learned]) -> None:
+    """Write the losses for TensorBoard, a run for each head."""
+    from torch.utils.tensorboard import SummaryWriter
+
     for lesson, one in zip(lessons, learned, strict=True):
         with SummaryWriter(str(folder / lesson.name.replace(" ", "_"))) as writer:
             for record in one.history:

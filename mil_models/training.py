@@ -38,6 +38,7 @@ from mil_models.tables import (
     epoch_rows,
     issue_rows,
     prediction_rows,
+    require_tensorboard,
     write_events,
 )
 from mil_models.tasks import Task, task_from_json
@@ -109,6 +110,8 @@ def train(
         There is a model at `out` already.
     """
     asked, settings, parting = _sorted_options(options)
+    if settings.tensorboard:
+        require_tensorboard()
     folder = Path(out)
     check_new(folder)  # now, not when hours of training are to be saved
     slides, question = read_answers(
