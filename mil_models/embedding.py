@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mil_models.encoder_spec import EncoderContract
 from mil_models.encoders import Encoder
 from mil_models.engines.base import Engine, cpu_lanes
 from mil_models.errors import EncoderOutputError
-from mil_models.registry import EncoderContract
 from tiling.errors import SlideReadError
 from tiling.grid import TileSpec
 from tiling.nodes import Json, Rows, as_json, count_unreadable, node_name

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mil_models.encoder_spec import EncoderContract
 from mil_models.engines import PRECISIONS, Engine, create_engine, resolve_engine
 from mil_models.engines.choice import choose_precision, largest_batch, reference_tiles
 from mil_models.errors import EngineError
 from mil_models.network import find_spec
-from mil_models.registry import DEFAULT_ENCODER, EncoderContract
+from mil_models.registry import DEFAULT_ENCODER
 from mil_models.weights import load_network
 
 CPU_BATCH, GPU_BATCH = 8, 32

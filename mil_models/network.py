@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from mil_models.encoder_spec import EncoderSpec, WeightsSource
 from mil_models.errors import (
     EncoderMismatchError,
     EncoderSpecError,
     UnknownEncoderError,
 )
 from mil_models.plugins import build_plugin
-from mil_models.registry import EncoderSpec, WeightsSource, specs
+from mil_models.registry import specs
 from mil_models.resize import resize
 from mil_models.spec_file import read_spec
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
+from mil_models.encoder_spec import EncoderSpec
 from mil_models.errors import MissingPluginError
-from mil_models.registry import EncoderSpec
 
 PLUGIN_GROUP = "wsi_pipeline.encoders"
 """Group of entry points named as encoders: callables from `EncoderSpec` to `nn.Module`."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mil_models.encoder_spec import EncoderSpec, Proof, WeightsSource
 from mil_models.errors import EncoderSpecError
-from mil_models.registry import EncoderSpec, Proof, WeightsSource
 
 TABLES = ("build", "input", "output", "weights", "licence", "proof")
 LIBRARIES = ("timm", "plugin")

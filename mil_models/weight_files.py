@@ -9,8 +9,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+from mil_models.encoder_spec import EncoderSpec
 from mil_models.errors import WeightsError
-from mil_models.registry import EncoderSpec
 
 MIRROR_VARIABLE = "WSI_WEIGHTS"
 """Environment variable: a folder with ``<encoder>.safetensors`` or ``<owner>/<name>/<file>``."""

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mil_models.checkpoint_layouts import from_transformers, is_transformers
+from mil_models.encoder_spec import EncoderSpec
 from mil_models.errors import WeightsError
 from mil_models.network import build_network
 from mil_models.plugins import find_plugin
-from mil_models.registry import EncoderSpec
 from mil_models.weight_files import fetch_weights
 
 WRAPPERS = ("state_dict", "model", "teacher", "module")

@@ -6,8 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
+from mil_models.encoder_spec import EncoderSpec
 from mil_models.plugins import has_plugin
-from mil_models.registry import DEFAULT_ENCODER, EncoderSpec, specs
+from mil_models.registry import DEFAULT_ENCODER, specs
 from mil_models.weight_files import find_weights, weights_state
 
 STATES = {

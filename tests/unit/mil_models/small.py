@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.special import erf
 from torch import nn
 
+from mil_models.encoder_spec import EncoderSpec
 from mil_models.network import build_network
-from mil_models.registry import EncoderSpec, specs
+from mil_models.registry import specs
 
 WIDTH, DEPTH, HEADS = 48, 2, 3
 Array = NDArray[np.float64]

@@ -16,9 +16,10 @@ from PIL import Image
 from torch import nn
 
 from mil_models import create_encoder
+from mil_models.encoder_spec import EncoderSpec
 from mil_models.errors import EncoderMismatchError, EncoderSpecError, MissingPluginError
 from mil_models.network import TileNetwork, build_network, find_spec
-from mil_models.registry import EncoderSpec, specs
+from mil_models.registry import specs
 from mil_models.resize import resize_weights
 from tests.unit.mil_models.small import (
     plain_tokens,

@@ -12,9 +12,10 @@ import timm
 import torch
 
 from mil_models.bags import differences
+from mil_models.encoder_spec import EncoderContract, Proof
 from mil_models.errors import EncoderMismatchError, EncoderSpecError
 from mil_models.network import POOLINGS, build_network, find_spec
-from mil_models.registry import EncoderContract, Proof, specs
+from mil_models.registry import specs
 from mil_models.spec_file import POOLINGS as POOLING_NAMES
 from mil_models.spec_file import read_spec
 

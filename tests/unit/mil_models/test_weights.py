@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mil_models import create_encoder
+from mil_models.encoder_spec import EncoderSpec
 from mil_models.errors import WeightsError
 from mil_models.network import build_network, find_spec
-from mil_models.registry import EncoderSpec, specs
+from mil_models.registry import specs
 from mil_models.weight_files import weights_state
 from mil_models.weights import load_network, network_with, read_state
 from tests.unit.mil_models.small import (
