@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from mil_models.embedding import embed, made_with
     from mil_models.encoders import Encoder, create_encoder, device_of
     from mil_models.heads import MILHead, MILOutput, create_head
-    from mil_models.prediction import predict, predict_bag
+    from mil_models.prediction import predict, predict_bag, predict_patient
     from mil_models.training import train
 
 _HOMES = {
@@ -24,6 +24,7 @@ _HOMES = {
     "made_with": "embedding",
     "predict": "prediction",
     "predict_bag": "prediction",
+    "predict_patient": "prediction",
     "train": "training",
 }
 
@@ -40,6 +41,7 @@ __all__ = [
     "made_with",
     "predict",
     "predict_bag",
+    "predict_patient",
     "train",
 ]
 

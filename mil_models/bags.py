@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mil_models.errors import EmptyBagError, ModelMismatchError
+from mil_models.errors import EmbeddingValueError, EmptyBagError, ModelMismatchError
 from mil_models.labels import LabelledSlide
 from tiling.nodes import Json, Rows, count_unreadable
 from tiling.store import SlideStore
+from tiling.tiles import TileStatus
 
 CACHE_BYTES = 1 << 30
 """Embeddings kept in memory between epochs; what does not fit is read again."""
@@ -97,18 +98,27 @@ class BagCache:
                 yield _ready(pending.popleft())
 
     def _read(self, slide: LabelledSlide) -> Bag:
-        values, coords, left = [], [], 0
-        for store in slide.stores:
-            embeddings, keep = read_bag(store, store.embeddings(self._name))
-            values.append(np.ascontiguousarray(embeddings[keep]))
-            coords.append(store.grid.coords[keep] + np.array([left, 0]))
-            if len(slide.stores) > 1:
-                left += int(store.attrs["slide"]["width"])
-        if len(values) == 1:
-            return Bag(torch.from_numpy(values[0]), torch.from_numpy(coords[0]))
-        return Bag(
-            torch.from_numpy(np.concatenate(values)), torch.from_numpy(np.concatenate(coords))
-        )
+        return joined_bag([(store, store.embeddings(self._name)) for store in slide.stores])
+
+
+def joined_bag(stores: Sequence[tuple[SlideStore, Rows]]) -> Bag:
+    """Return the bag of one slide, or of several that lie side by side.
+
+    Raises
+    ------
+    EmptyBagError, EmbeddingValueError
+        Of one of the slides.
+    """
+    values, coords, left = [], [], 0
+    for store, rows in stores:
+        embeddings, keep = read_bag(store, rows)
+        values.append(np.ascontiguousarray(embeddings[keep]))
+        coords.append(store.grid.coords[keep] + np.array([left, 0]))
+        if len(stores) > 1:
+            left += int(store.attrs["slide"]["width"])
+    if len(values) == 1:
+        return Bag(torch.from_numpy(values[0]), torch.from_numpy(coords[0]))
+    return Bag(torch.from_numpy(np.concatenate(values)), torch.from_numpy(np.concatenate(coords)))
 
 
 def _ready(bag: Bag | Future[Bag]) -> Bag:
@@ -140,9 +150,18 @@ def read_bag(store: SlideStore, rows: Rows) -> tuple[NDArray[np.float32], NDArra
     ------
     EmptyBagError
         Not one is.
+    EmbeddingValueError
+        The embedding of a tile that could be decoded holds NaN or infinity.
     """
     values = np.asarray(rows.data[:], np.float32)
     keep: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))
+    wrong = ~keep & (np.asarray(rows.status[:]) != TileStatus.UNREADABLE)
+    if wrong.any():
+        x0, y0 = store.grid.coords[wrong][0].tolist()
+        raise EmbeddingValueError(
+            f"{store.slide_id}: {int(wrong.sum())} embeddings hold NaN or infinity, though their "
+            f"tiles were read, the first at level-0 ({x0}, {y0}); delete {rows.name}, embed again"
+        )
     if not keep.any():
         reason = store.grid.reason or "no tile could be decoded"
         raise EmptyBagError(f"{store.slide_id}: no embedding ({reason}); leave the slide out")

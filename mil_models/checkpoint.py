@@ -61,6 +61,11 @@ class Model:
         return list(self.card["classes"])
 
     @property
+    def takes_patients(self) -> bool:
+        """Whether a bag was all slides of a patient in training."""
+        return bool(self.card["training"]["options"]["bag"] == "patient")
+
+    @property
     def columns(self) -> dict[str, str]:
         """The column of each predicted value in a CSV, by name."""
         return self.tasks[0].outputs

@@ -51,6 +51,10 @@ class ModelError(WSIError, ValueError):
     """A model folder is missing something, or holds something else."""
 
 
+class EmbeddingValueError(WSIError, ValueError):
+    """Stored embeddings of tiles that were read are no numbers."""
+
+
 class CalibrationError(WSIError, ValueError):
     """The slides do not suffice to calibrate by, or a card holds no calibration."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mil_models.bags import Bag, contract_of, read_bag
+from mil_models.bags import Bag, contract_of, joined_bag, read_bag
 from mil_models.checkpoint import Model, source_of
 from mil_models.errors import EmptyBagError, MissingCoordsError, ModelMismatchError
 from mil_models.heads import MILHead
@@ -68,10 +69,35 @@ def predict_bag(
         if any(head.needs_coords for head in model.heads):
             raise MissingCoordsError(f"head {model.name} needs the tiles' places: pass coords")
         coords = np.zeros((len(embeddings), 2), np.int64)
-    bag = Bag(
-        torch.from_numpy(np.ascontiguousarray(embeddings, np.float32)),
-        torch.from_numpy(np.ascontiguousarray(coords, np.int64)),
+    return _answer(
+        model,
+        Bag(
+            torch.from_numpy(np.ascontiguousarray(embeddings, np.float32)),
+            torch.from_numpy(np.ascontiguousarray(coords, np.int64)),
+        ),
     )
+
+
+def predict_patient(stores: Sequence[SlideStore], model: Model) -> BagPrediction:
+    """Score all slides of a patient as one bag, as a model that was trained so wants it.
+
+    Slides without a tile are left out; attention is over all tiles, slide after slide. Nothing is
+    written.
+
+    Raises
+    ------
+    ModelMismatchError
+        A store's embeddings were made otherwise than the model's.
+    EmptyBagError
+        No slide has a tile that could be decoded.
+    """
+    full = [(store, _fitting_embeddings(store, model)) for store in stores if len(store)]
+    if not full:
+        raise EmptyBagError("no slide of the patient has a tile")
+    return _answer(model, joined_bag(full))
+
+
+def _answer(model: Model, bag: Bag) -> BagPrediction:
     scores, attentions = [], []
     for head, task in zip(model.heads, model.tasks, strict=True):
         logits, attention = score_bag(head, bag)

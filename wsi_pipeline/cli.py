@@ -423,12 +423,18 @@ def _show_figures(task: str, metrics: dict[str, Any]) -> None:
         console.print(escape(f"{name}: {why}"), highlight=False)
 
 
-@app.command(help_epilogue=_examples("wsi predict --stores out --model model"))
+@app.command(
+    help_epilogue=_examples(
+        "wsi predict --stores out --model model",
+        "wsi predict --stores out --model model --patients labels.csv",
+    )
+)
 def predict(
     *,
     stores: Stores,
     model: Path,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    patients: Path | None = None,
     batch: BatchOptions = BatchOptions(),
 ) -> int:
     """Score embedded slides; attention goes into the stores, scores into predictions.csv.
@@ -439,10 +445,26 @@ def predict(
         Model folder made by `wsi train`.
     out
         Where predictions.csv goes; the output folder itself if not given.
+    patients
+        CSV with slide_id (or path) and patient_id: all slides of a patient are also scored as one
+        bag, into patients.csv. For models trained with --bag patient.
     """
-    from wsi_pipeline.pipeline import predict_stores
+    from wsi_pipeline.patients import predict_patients
+    from wsi_pipeline.pipeline import predict_stores, root_of
+    from wsi_pipeline.stages import load_model
 
-    return _summary(predict_stores(stores, model, out, batch=batch), batch)
+    if patients is None and load_model(model).takes_patients:
+        warnings.warn(f"{model} was trained on all slides of a patient at once; each slide is "
+                      "scored alone. Pass --patients for patients", stacklevel=2)  # fmt: skip
+    result = predict_stores(stores, model, out, batch=batch)
+    code = _summary(result, batch)
+    if patients is not None:
+        found, failed = predict_patients(stores, model.resolve(), patients, out or root_of(stores))
+        if batch.progress == "auto":
+            text = f"{found - failed} of {found} patients scored in patients.csv"
+            Console(stderr=True).print(text, highlight=False)
+        code = max(code, min(failed, 1))
+    return code
 
 
 @app.command(help_epilogue=_examples("wsi heatmap --stores out --model model"))

@@ -14,6 +14,7 @@ from mil_models import load_model, predict, predict_bag, train
 from mil_models.bags import sample
 from mil_models.checkpoint import read_predictions, source_of
 from mil_models.errors import (
+    EmbeddingValueError,
     EmptyBagError,
     LabelTableError,
     MissingCoordsError,
@@ -26,6 +27,7 @@ from mil_models.splits import make_splits
 from tests.unit.mil_models.conftest import MakeStores
 from tests.unit.tiling.test_store import make_store
 from tiling import SlideStore, open_store
+from tiling.tiles import TileStatus
 
 HEADER = "slide_id,patient_id,label\n"
 
@@ -105,6 +107,9 @@ def test_unreadable_tiles_are_left_out_of_the_bag(
     values = rows.data[:]
     values[2] = np.nan
     rows.data[:] = values
+    with pytest.raises(EmbeddingValueError, match=r"a: 1 embeddings hold NaN .* tiles were read"):
+        predict(store, load_model(folder))
+    rows.status[2] = TileStatus.UNREADABLE
     model = load_model(folder)
     prediction = predict(store, model)
     keep = np.arange(len(store)) != 2
@@ -114,6 +119,7 @@ def test_unreadable_tiles_are_left_out_of_the_bag(
     assert prediction.attention[keep] == pytest.approx(expected.attention)
     assert prediction.attrs["bad_tiles"] == 1
     empty.embeddings().data[:] = np.nan
+    empty.embeddings().status[:] = TileStatus.UNREADABLE
     with pytest.raises(EmptyBagError, match="b: no embedding"):
         predict(empty, load_model(folder))
 
