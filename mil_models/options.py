@@ -128,9 +128,11 @@ class TrainOptions:
     calibration
         How out-of-fold scores are made probabilities, by which `wsi predict` corrects its own:
         temperature, isotonic, or none. Only for tasks of classes.
-    rule, at_least
+    rule
         How the model's operating point is chosen (binary): youden (highest sum of sensitivity and
-        specificity), or a sensitivity or specificity of at least that.
+        specificity), or a sensitivity or specificity of at least --at-least.
+    at_least
+        See rule.
     tensorboard
         Write the losses for TensorBoard too (they are in epochs.csv in any case).
     checkpoint_seconds

@@ -478,3 +478,11 @@ def test_demo_leaves_a_model_scores_pictures_and_a_page(
     before = files_below(out / "stores")
     assert wsi("demo", "-o", out, "--slides", 4, *QUIET) == 0
     assert files_below(out / "stores") == before
+
+
+def test_train_names_every_head(capsys: pytest.CaptureFixture[str]) -> None:
+    from mil_models.heads import HEADS
+
+    assert run_tokens(["train", "--help"]) == 0
+    words = capsys.readouterr().out.replace(",", " ").split()
+    assert [name for name in HEADS if name not in words] == []
