@@ -119,6 +119,8 @@ def area_mask(
 ) -> NDArray[np.bool_]:
     """Return which pixels of a level have their centre in `area`, shape ``(height, width)``.
 
+    A centre on an edge that two areas share lies in one of them.
+
     Parameters
     ----------
     area

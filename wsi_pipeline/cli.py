@@ -652,7 +652,7 @@ def run_tokens(tokens: list[str]) -> int:
 
 def is_usage(err: Exception) -> bool:
     """Whether `err` is about what was asked for, not about slides or the machine."""
-    names = {"UsageError", "LabelTableError", "EncoderError", "ModelError"}
+    names = {"UsageError", "LabelTableError", "EncoderError", "ModelError", "AnnotationError"}
     return any(kind.__name__ in names for kind in type(err).__mro__)
 
 

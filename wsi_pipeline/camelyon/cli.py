@@ -27,6 +27,47 @@ camelyon = App(
 
 @camelyon.command(
     help_epilogue="Examples:\n\n"
+    "  wsi camelyon labels tumor_001.xml tumor_002.xml -o labelled --masks\n\n"
+    "  wsi camelyon labels annotations -o labelled --stores out"
+)
+def labels(
+    annotations: Annotated[list[Path], Parameter(negative="")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    stores: Path | None = None,
+    tile_px: int = 512,
+    masks: Annotated[bool, Flag] = False,
+) -> int:
+    """Label tiles by the share of them that is annotated as tumour.
+
+    Writes labels/SLIDE.csv: x0, y0 (level-0 pixels) and tumour_fraction, exact.
+
+    Parameters
+    ----------
+    annotations
+        Files named after their slides, or folders of them: ASAP's .xml, QuPath's .geojson, .json.
+    out
+        Output folder.
+    stores
+        Output folder of `wsi tile` or `wsi embed`, whose tiles are labelled; without it, a grid
+        over the outlines and 10 % around.
+    tile_px
+        Edge of the tiles of that grid, level-0 pixels.
+    masks
+        Also write masks/SLIDE.png at level 5: the slide's with --stores, else the grid's part.
+    """
+    from wsi_pipeline.camelyon.labels import find_annotations, label_tiles
+
+    written = label_tiles(
+        find_annotations(annotations), out, stores=stores, tile_px=tile_px, masks=masks
+    )
+    _say(f"{len(written)} slides labelled in {out / 'labels'}")
+    return 0
+
+
+@camelyon.command(
+    help_epilogue="Examples:\n\n"
     "  wsi camelyon froc --detections detections --masks masks\n\n"
     "  wsi camelyon froc --detections detections --masks masks --reference reference.csv --json\n\n"
     "  wsi camelyon froc --detections detections --masks masks --picture froc.png --corrected"

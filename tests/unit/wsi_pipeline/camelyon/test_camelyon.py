@@ -347,7 +347,7 @@ def test_configuration_of_a_group_of_commands(small: Path, capsys: Capture) -> N
         capsys, "froc", *folders(small), "--config", config
     )
     config.write_text("[camelyon.frog]\ncorrected = true\n")
-    assert "[camelyon.frog] is no command; use froc, auc, stage, kappa" in refused(
+    assert "[camelyon.frog] is no command; use labels, froc, auc, stage, kappa" in refused(
         capsys, "froc", *folders(small), "--config", config
     )
 
