@@ -1,4 +1,4 @@
-"""Slides, tissue, tiles, annotations and the slide store. Names load on first use: importing is cheap."""
+"""Slides, tissue, tiles, annotations, the slide store. Names load on first use: import is cheap."""
 
 import importlib
 from typing import TYPE_CHECKING
