@@ -31,6 +31,8 @@ def score_slides(
     `delong_high` DeLong's. Scores of test_049, a duplicate, are left out where the reference is
     without it.
 
+    Names are compared without regard to capitals.
+
     Parameters
     ----------
     scores
@@ -46,7 +48,14 @@ def score_slides(
         The tables do not fit each other, or a class is missing.
     """
     truth, given = read_reference(reference), read_scores(scores)
-    left_out = [n for n in given if n not in truth and n == DUPLICATE]
+    as_referred = {n.lower(): n for n in truth}  # the challenge wrote Test_001 and test_001
+    if len(as_referred) < len(truth):
+        raise ChallengeTableError(f"{reference.name}: names that differ by capitals only")
+    renamed = {as_referred.get(n.lower(), n): score for n, score in given.items()}
+    if len(renamed) < len(given):
+        raise ChallengeTableError(f"{scores.name}: names that differ by capitals only")
+    given = renamed
+    left_out = [n for n in given if n not in truth and n.lower() == DUPLICATE]
     strange = [n for n in given if n not in truth and n not in left_out]
     missing = [n for n in truth if n not in given]
     if strange:

@@ -308,6 +308,7 @@ def test_auroc_by_hand_and_in_every_layout(tmp_path: Path, capsys: Capture) -> N
         [("image_name", "tumor_probability"), *pairs],
         [("slide_id", "label", "score"), *((f"{n}.tif", "x", s) for n, s in reversed(pairs))],
         [*pairs, ("test_049", 0.3)],  # the duplicate that the challenge withdrew
+        [(f"T{n[1:]}.tif", s) for n, s in pairs],
     ]
     for layout in layouts:
         assert found(capsys, "auc", write(scores, layout), reference)["auroc"] == 0.875
@@ -323,6 +324,7 @@ def test_auroc_by_hand_and_in_every_layout(tmp_path: Path, capsys: Capture) -> N
         ([*pairs[:3], ("test_004", "nan")], "line 4: the score is 'nan', no finite number"),
         ([("slide", "a", "b"), ("x", "1", "2")], "columns slide, a, b; needed are slide and score"),
         ([("test_001",)], "one column; two are needed"),
+        ([*pairs, ("Test_001", 1)], "scores.csv: names that differ by capitals only"),
     ):
         assert message in refused(capsys, "auc", write(scores, rows), reference)
     assert "no normal slide has a score: no AUROC" in refused(
