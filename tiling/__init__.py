@@ -1,9 +1,11 @@
-"""Slides, tissue, tiles and the slide store. Names load on first use: importing is cheap."""
+"""Slides, tissue, tiles, annotations, the slide store. Names load on first use: import is cheap."""
 
 import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tiling.annotation_files import read_annotations, write_annotations
+    from tiling.annotations import Annotation, area_fractions, area_mask, tumour_area
     from tiling.as_zarr import slide_as_zarr
     from tiling.comparison import compare_readers
     from tiling.errors import SlideError, StoreError, WSIError
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from tiling.tissue import TissueMask, tissue_mask
 
 _HOMES = {
+    "Annotation": "annotations",
     "Slide": "slide",
     "SlideError": "errors",
     "SlideStore": "store",
@@ -23,18 +26,24 @@ _HOMES = {
     "TileSpec": "grid",
     "TissueMask": "tissue",
     "WSIError": "errors",
+    "area_fractions": "annotations",
+    "area_mask": "annotations",
     "compare_readers": "comparison",
     "level_array": "tiles",
     "open_slide": "slide",
     "open_store": "store",
+    "read_annotations": "annotation_files",
     "score_map": "heatmap",
     "slide_as_zarr": "as_zarr",
     "tile_array": "tiles",
     "tile_grid": "grid",
     "tissue_mask": "tissue",
+    "tumour_area": "annotations",
+    "write_annotations": "annotation_files",
 }
 
 __all__ = [
+    "Annotation",
     "Slide",
     "SlideError",
     "SlideStore",
@@ -43,15 +52,20 @@ __all__ = [
     "TileSpec",
     "TissueMask",
     "WSIError",
+    "area_fractions",
+    "area_mask",
     "compare_readers",
     "level_array",
     "open_slide",
     "open_store",
+    "read_annotations",
     "score_map",
     "slide_as_zarr",
     "tile_array",
     "tile_grid",
     "tissue_mask",
+    "tumour_area",
+    "write_annotations",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Write pyramidal, tiled JPEG TIFF slides that OpenSlide, tiffslide and QuPath open."""
+"""Write tiled TIFF pyramids that OpenSlide, tiffslide and QuPath open: slides, and masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from shapely import MultiPolygon
 
+from tiling.annotations import area_mask
 from tiling.atomic import replacing
 
 BIGTIFF_BYTES = 8 << 30
@@ -91,6 +93,84 @@ def write_slide(
                 **scaled,
             )
     return path
+
+
+def write_mask(
+    path: str | Path,
+    area: MultiPolygon,
+    size: tuple[int, int],
+    *,
+    mpp: float | None,
+    downsamples: Sequence[int] = (1, 4, 16, 32, 64),
+    tile_px: int = 512,
+) -> Path:
+    """Write an area as a tiled, lossless pyramid of 0 and 255; memory does not grow with the slide.
+
+    Every level is drawn from the outlines: a pixel is 255 where its centre lies inside.
+
+    Parameters
+    ----------
+    path
+        Where; an existing file is replaced once the new one is whole.
+    area
+        Polygons in level-0 px, valid.
+    size
+        (width, height) of the slide, level-0 px.
+    mpp
+        Pixel size in µm, written as TIFF resolution; None writes none.
+    downsamples
+        Whole numbers, ascending from 1; a level has `size` divided by it, rounded down.
+    tile_px
+        Stored tile edge, a multiple of 16.
+
+    Raises
+    ------
+    ValueError
+        `downsamples` do not ascend from 1, or `size` is not positive.
+    """
+    if list(downsamples) != sorted(set(downsamples)) or not downsamples or downsamples[0] != 1:
+        raise ValueError(f"downsamples={tuple(downsamples)}: must ascend from 1")
+    width, height = size
+    if min(size) < 1:
+        raise ValueError(f"size={size}: must be positive")
+    path = Path(path)
+    with (
+        replacing(path) as partial,
+        tifffile.TiffWriter(partial, bigtiff=height * width > BIGTIFF_BYTES) as tiff,
+    ):
+        for downsample in downsamples:
+            shape = (max(height // downsample, 1), max(width // downsample, 1))
+            scale: dict[str, Any] = {} if mpp is None else {
+                "resolution": (1e4 / mpp / downsample,) * 2,
+                "resolutionunit": tifffile.RESUNIT.CENTIMETER,
+            }  # fmt: skip
+            tiff.write(
+                _mask_tiles(area, shape, downsample, tile_px),
+                shape=shape,
+                dtype=np.uint8,
+                tile=(tile_px, tile_px),
+                photometric="minisblack",
+                compression="adobe_deflate",
+                subfiletype=1 if downsample > 1 else 0,
+                metadata=None,
+                **scale,
+            )
+    return path
+
+
+def _mask_tiles(
+    area: MultiPolygon, shape: tuple[int, int], downsample: int, tile_px: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield a level's tiles row by row, each row drawn at once."""
+    height, width = shape
+    columns = -(-width // tile_px) * tile_px
+    for top in range(0, height, tile_px):
+        rows = min(tile_px, height - top)
+        strip = np.zeros((tile_px, columns), np.uint8)
+        drawn = area_mask(area, (width, rows), downsample, first_row=top)
+        strip[:rows, :width] = drawn.view(np.uint8) * 255
+        for left in range(0, columns, tile_px):
+            yield np.ascontiguousarray(strip[:, left : left + tile_px])
 
 
 def _scaled(value: Any, downsample: int) -> Any:

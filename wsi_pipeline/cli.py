@@ -23,6 +23,7 @@ from mil_models.options import SplitOptions, TaskName, TaskOptions, TrainOptions
 from tiling.errors import WSIError
 from tiling.urls import redacted
 from wsi_pipeline import __version__
+from wsi_pipeline.camelyon.cli import camelyon
 from wsi_pipeline.config import (
     BatchOptions,
     EncoderOptions,
@@ -67,6 +68,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.meta.suppress_keyboard_interrupt = False
+app.command(camelyon)
 app.meta.group_parameters = cyclopts.Group("For every command", sort_key=0)
 
 
@@ -674,7 +676,7 @@ def run_tokens(tokens: list[str]) -> int:
 
 def is_usage(err: Exception) -> bool:
     """Whether `err` is about what was asked for, not about slides or the machine."""
-    names = {"UsageError", "LabelTableError", "EncoderError", "ModelError"}
+    names = {"UsageError", "LabelTableError", "EncoderError", "ModelError", "AnnotationError"}
     return any(kind.__name__ in names for kind in type(err).__mro__)
 
 
@@ -687,22 +689,29 @@ def _read_config(path: Path) -> Toml:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise UsageError(f"{path}: {err}") from err
-    commands = [name for name in app if not name.startswith("-")]
-    for name, table in tables.items():
-        if name not in commands or not isinstance(table, dict):
-            raise UsageError(f"{path}: [{name}] is no command; use {', '.join(commands)}")
-        options = _options_of(name)
-        unknown = [key for key in table if key.replace("_", "-") not in options]
-        if unknown:
-            raise UsageError(
-                f"{path}: [{name}] has no option {unknown[0]!r}; use {', '.join(options)}"
-            )
+    _check_tables(path, tables, app)
     return Toml(path, must_exist=True)
 
 
-def _options_of(command: str) -> list[str]:
+def _check_tables(path: Path, tables: dict[str, Any], group: App, prefix: str = "") -> None:
+    commands = [name for name in group if not name.startswith("-")]
+    for name, table in tables.items():
+        if name not in commands or not isinstance(table, dict):
+            raise UsageError(f"{path}: [{prefix}{name}] is no command; use {', '.join(commands)}")
+        if group[name].default_command is None:  # a group of commands, [camelyon.froc]
+            _check_tables(path, table, group[name], f"{prefix}{name}.")
+            continue
+        options = _options_of(name, group)
+        unknown = [key for key in table if key.replace("_", "-") not in options]
+        if unknown:
+            raise UsageError(
+                f"{path}: [{prefix}{name}] has no option {unknown[0]!r}; use {', '.join(options)}"
+            )
+
+
+def _options_of(command: str, group: App = app) -> list[str]:
     """Return the long names of a command's options, without dashes."""
-    arguments = app[command].assemble_argument_collection()
+    arguments = group[command].assemble_argument_collection()
     names = [name for argument in arguments for name in argument.names]
     return [name[2:] for name in names if name.startswith("--")]
 

@@ -1,0 +1,133 @@
+"""Labels of tiles, and masks at level 5, from annotations."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from shapely import MultiPolygon
+
+from mil_models.lesions import DOWNSAMPLE
+from tiling.annotation_files import read_annotations
+from tiling.annotations import AnnotationError, area_fractions, area_mask, tumour_area
+from tiling.atomic import replacing
+from tiling.geometry import tile_starts
+from tiling.store import iter_stores
+from wsi_pipeline.camelyon.errors import ChallengeTableError
+from wsi_pipeline.errors import UsageError
+
+SUFFIXES = (".xml", ".json", ".geojson")
+AROUND = 0.1
+"""Without a slide's size: how much around the outlines' bounds, as a share of them, is tiled."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tiles:
+    """Tiles of a slide: `coords` ``(N, 2)`` and `extent`, and the `size` to draw; level-0 px."""
+
+    coords: NDArray[np.int64]
+    extent: tuple[int, int]
+    size: tuple[int, int]
+
+
+def label_tiles(
+    annotations: Sequence[Path],
+    out: Path,
+    *,
+    stores: Path | None = None,
+    tile_px: int = 512,
+    masks: bool = False,
+) -> list[Path]:
+    """Write `labels/<slide>.csv` (x0, y0, tumour_fraction) for every annotation file.
+
+    Parameters
+    ----------
+    annotations
+        Files named after their slides.
+    stores
+        Output folder of `wsi tile` or `wsi embed`: the tiles are those of the slide's store, in its
+        order. Without it they are a grid over the outlines' bounds and 10 % around.
+    tile_px
+        Tile edge and step of that grid, level-0 px.
+    masks
+        Also write `masks/<slide>.png`, 1-bit, at level 5: as large as the slide where a store says
+        so, else up to the end of the grid.
+
+    Raises
+    ------
+    AnnotationError, UsageError, ChallengeTableError
+        A file is wrong, encloses no tumour and has no store, stands twice, or has no store.
+    """
+    if tile_px < 1:
+        raise UsageError(f"--tile-px {tile_px}: must be at least 1")
+    names = [path.stem for path in annotations]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"two annotation files of {', '.join(twice)}")
+    held = {} if stores is None else {store.slide_id: store.grid for store in iter_stores(stores)}
+    missing = [name for name in names if name not in held]
+    if stores is not None and missing:
+        raise ChallengeTableError(f"{stores}: holds no store of {', '.join(missing[:5])}")
+    written = []
+    for path in annotations:
+        area = tumour_area(read_annotations(path))
+        if path.stem in held:
+            grid = held[path.stem]
+            tiles = Tiles(grid.coords, grid.extent, grid.slide_size)
+        elif area.is_empty:
+            raise AnnotationError(f"{path.name}: encloses no tumour; pass --stores for its tiles")
+        else:
+            tiles = tiles_around(area, tile_px)
+        fractions = area_fractions(area, tiles.coords, tiles.extent)
+        written.append(_write_labels(out / "labels" / f"{path.stem}.csv", tiles, fractions))
+        if masks:
+            size = tiles.size[0] // DOWNSAMPLE, tiles.size[1] // DOWNSAMPLE
+            with replacing(out / "masks" / f"{path.stem}.png") as partial:
+                Image.fromarray(area_mask(area, size, DOWNSAMPLE)).save(partial, format="PNG")
+    return written
+
+
+def find_annotations(paths: Sequence[Path]) -> list[Path]:
+    """Return the annotation files among `paths` and in the folders among them.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        found += [p for p in inside if p.suffix.lower() in SUFFIXES or not path.is_dir()]
+    if not found:
+        raise UsageError(f"{paths[0]}: no annotation in it ({', '.join(SUFFIXES)})")
+    return found
+
+
+def tiles_around(area: MultiPolygon, tile_px: int) -> Tiles:
+    """Return a grid from the level-0 origin's multiples over the area's bounds and 10 % around."""
+    x0, y0, x1, y1 = area.bounds
+    w, h = (x1 - x0) * AROUND, (y1 - y0) * AROUND
+    starts = []
+    for low, high in ((x0 - w, x1 + w), (y0 - h, y1 + h)):
+        first = int(max(low, 0)) // tile_px * tile_px
+        length = max(int(np.ceil(high)) - first, 1)
+        starts.append(first + tile_starts(length, tile_px, tile_px, overhang=True))
+    columns, rows = starts
+    coords = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
+    size = int(columns[-1]) + tile_px, int(rows[-1]) + tile_px
+    return Tiles(coords, (tile_px, tile_px), size)
+
+
+def _write_labels(path: Path, tiles: Tiles, fractions: NDArray[np.float64]) -> Path:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("x0", "y0", "tumour_fraction"))
+        rows = zip(tiles.coords.tolist(), fractions.tolist(), strict=True)
+        writer.writerows((x, y, f"{fraction:.9g}") for (x, y), fraction in rows)
+    return path
