@@ -457,10 +457,10 @@ def predict(
     from wsi_pipeline.pipeline import predict_stores, root_of
     from wsi_pipeline.stages import load_model
 
+    result = predict_stores(stores, model, out, batch=batch)
     if patients is None and load_model(model).takes_patients:
         warnings.warn(f"{model} was trained on all slides of a patient at once; each slide is "
                       "scored alone. Pass --patients for patients", stacklevel=2)  # fmt: skip
-    result = predict_stores(stores, model, out, batch=batch)
     code = _summary(result, batch)
     if patients is not None:
         found, failed = predict_patients(stores, model.resolve(), patients, out or root_of(stores))
