@@ -168,13 +168,6 @@ def read_bag(store: SlideStore, rows: Rows) -> tuple[NDArray[np.float32], NDArra
     return values, keep
 
 
-def sample(bag: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """Return at most `limit` instances of `bag` (N, D), drawn by `generator` without repeats."""
-    if len(bag) <= limit:
-        return bag
-    return bag[torch.randperm(len(bag), generator=generator)[:limit]]
-
-
 def contract_of(rows: Rows) -> Json:
     """Return what embeddings were made with: the encoder's and the tiles' contract."""
     return {key: rows.attrs[key] for key in CONTRACT_KEYS}

@@ -458,7 +458,7 @@ def predict(
     from wsi_pipeline.stages import load_model
 
     result = predict_stores(stores, model, out, batch=batch)
-    if patients is None and load_model(model).takes_patients:
+    if patients is None and load_model(model.resolve()).takes_patients:
         warnings.warn(f"{model} was trained on all slides of a patient at once; each slide is "
                       "scored alone. Pass --patients for patients", stacklevel=2)  # fmt: skip
     code = _summary(result, batch)
