@@ -128,7 +128,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave without taking native libraries apart: Qt, gRPC and others crash there at times."""
+    """Leave without taking native libraries apart.
+
+    With all of them in one process it crashed there once, after every test had passed.
+    """
     if EXIT_STATUS in config.stash:
         sys.stdout.flush()
         sys.stderr.flush()
