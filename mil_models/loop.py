@@ -144,7 +144,7 @@ def train_head(
     the same bits.
     """
     optimizer = torch.optim.AdamW(
-        head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
     )
     model, optimizer = fabric.setup(_Objective(head), optimizer)
     best = _copy(head)

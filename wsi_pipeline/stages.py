@@ -37,6 +37,7 @@ from wsi_pipeline.run_table import StageRow
 
 if TYPE_CHECKING:
     from mil_models import Encoder, Model
+    from mil_models.encoder_spec import EncoderSpec
 
 ENLARGED = 0.9
 """Tiles with pixels smaller than so many of the slide's hold detail that was never scanned."""
@@ -139,6 +140,14 @@ _encoders: dict[EncoderOptions, Encoder] = {}
 """This process's one encoder, by the options it was asked for and by those it came to."""
 _loading, _drawing = threading.Lock(), threading.Lock()
 """Two slides are in work at once, but there is one encoder, and matplotlib is for one thread."""
+
+
+def find_encoder(options: EncoderOptions) -> EncoderSpec:
+    """Return what is known of the encoder before its weights are loaded."""
+    require_models()
+    from mil_models.network import find_spec
+
+    return find_spec(options.encoder or DEFAULT_ENCODER)
 
 
 def load_encoder(options: EncoderOptions) -> Encoder:
