@@ -23,7 +23,7 @@ from mil_models.options import SplitOptions, TaskName, TaskOptions, TrainOptions
 from tiling.errors import WSIError
 from tiling.urls import redacted
 from wsi_pipeline import __version__
-from wsi_pipeline.camelyon.cli import camelyon
+from wsi_pipeline.camelyon.chain_cli import camelyon
 from wsi_pipeline.config import (
     BatchOptions,
     EncoderOptions,

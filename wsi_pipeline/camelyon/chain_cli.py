@@ -1,0 +1,69 @@
+"""`wsi camelyon`: from the challenges' folders to detections, scores and a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from wsi_pipeline.camelyon.cli import AsJson, camelyon, say
+
+__all__ = ["camelyon"]
+
+
+@camelyon.command(
+    help_epilogue="Examples:\n\n"
+    "  wsi camelyon check CAMELYON16 --manifest manifest.csv\n\n"
+    "  wsi camelyon check CAMELYON17 --stages stages.csv --json\n\n"
+    "  wsi camelyon check archive --labels cleaned.csv --manifest manifest.csv"
+)
+def check(
+    root: Path,
+    /,
+    *,
+    manifest: Path | None = None,
+    reference: Path | None = None,
+    stages: Path | None = None,
+    labels: Path | None = None,
+    json_: AsJson = False,
+) -> int:
+    """Look at a downloaded challenge: which slides are there, whole, labelled and outlined.
+
+    Exit code 1 if a slide is missing or something is wrong.
+
+    Parameters
+    ----------
+    root
+        The folder, in whatever layout: slides are known by their names.
+    manifest
+        Write the usable slides there: path, slide_id, patient_id, label, split, site and more. `wsi
+        embed` takes it as its slides, `wsi train` as its labels. Slides without a label go into
+        MANIFEST_unlabelled.csv.
+    reference
+        CAMELYON16's labels of test slides, if not a reference.csv below the folder.
+    stages
+        CAMELYON17's classes and stages, if not a stages.csv below the folder.
+    labels
+        CSV of slide_id and class (negative, itc, micro, macro) in place of both, such as a cleaned
+        data set's; slides that it does not name are left out.
+    """
+    from wsi_pipeline.camelyon.archive import check_archive, write_manifest
+
+    reports = check_archive(root, reference=reference, stages=stages, labels=labels)
+    counts = None if manifest is None else write_manifest(manifest, reports)
+    if json_:
+        print(json.dumps({report.challenge: report.to_dict() for report in reports}))
+    else:
+        for report in reports:
+            there = report.published - len(report.missing)
+            say(
+                f"{report.challenge}: {there} of {report.published} slides, "
+                f"{report.bytes / 1e9:.1f} GB, {report.masks} masks, "
+                f"{report.annotations} files of outlines"
+            )
+            for finding in report.findings:
+                name = f" {finding.slide}" if finding.slide else ""
+                say(f"  {finding.kind}{name}: {finding.message}")
+        if counts is not None:
+            more = f", {counts[1]} without a label apart" if counts[1] else ""
+            say(f"{counts[0]} slides in {manifest}{more}")
+    return 0 if all(report.is_whole for report in reports) else 1
