@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated, Literal
 
-from wsi_pipeline.camelyon.cli import AsJson, camelyon, say
+from cyclopts import Parameter
+
+from wsi_pipeline.camelyon.cli import AsJson, Flag, camelyon, say
+from wsi_pipeline.camelyon.options import DetectOptions
 
 __all__ = ["camelyon"]
+
+Stores = Annotated[Path, Parameter(help="Output folder of `wsi embed`.")]
+Out = Annotated[Path, Parameter(name=["--out", "-o"])]
 
 
 @camelyon.command(
@@ -67,3 +74,48 @@ def check(
             more = f", {counts[1]} without a label apart" if counts[1] else ""
             say(f"{counts[0]} slides in {manifest}{more}")
     return 0 if all(report.is_whole for report in reports) else 1
+
+
+@camelyon.command(
+    help_epilogue="Examples:\n\n"
+    "  wsi camelyon predict --stores out --model model -o predicted\n\n"
+    "  wsi camelyon predict --stores out --model model -o maxima --method nms\n\n"
+    "  wsi camelyon predict --stores out --model abmil -o by_attention --source attention"
+)
+def predict(
+    *,
+    stores: Stores,
+    model: Path,
+    out: Out,
+    source: Literal["auto", "instances", "attention"] = "auto",
+    all_heads: Annotated[bool, Flag] = False,
+    options: Annotated[DetectOptions, Parameter(name="*", group="From map to detections")] = (
+        DetectOptions()
+    ),
+) -> int:
+    """Score slides and find lesions: maps, detections as CAMELYON16 wants them, scores, stages.
+
+    Writes detections/SLIDE.csv (probability,x,y), maps/SLIDE.npz and scores.csv; of slides named
+    as CAMELYON17's nodes also nodes.csv and submission.csv. A slide that a fold of the model
+    tested is scored by that fold.
+
+    Parameters
+    ----------
+    model
+        Model folder of `wsi train` or `wsi camelyon train`, of two classes.
+    source
+        What a tile's score is: of instances (additive, clam, dsmil, tile, topk), or attention times
+        the slide's score; auto takes instances where the head has some.
+    all_heads
+        All folds score every slide, those that were trained on it too.
+    """
+    from wsi_pipeline.camelyon.predictions import predict_archive
+
+    found = predict_archive(
+        stores, model, out, source=source, options=options, out_of_fold=not all_heads
+    )
+    say(
+        f"{found.slides} slides scored, {found.detections} detections in {out}",
+        *(f"  {name}: {reason}" for name, reason in found.failed.items()),
+    )
+    return (1 if found.slides else 3) if found.failed else 0
