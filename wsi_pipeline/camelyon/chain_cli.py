@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from wsi_pipeline.camelyon.cli import AsJson, Flag, camelyon, say
-from wsi_pipeline.camelyon.options import DetectOptions
+from wsi_pipeline.camelyon.options import DetectOptions, TileFlags
+from wsi_pipeline.errors import UsageError
 
 __all__ = ["camelyon"]
 
@@ -74,6 +75,79 @@ def check(
             more = f", {counts[1]} without a label apart" if counts[1] else ""
             say(f"{counts[0]} slides in {manifest}{more}")
     return 0 if all(report.is_whole for report in reports) else 1
+
+
+@camelyon.command(
+    help_epilogue="Examples:\n\n"
+    "  wsi camelyon train --stores out --labels manifest.csv -o weak\n\n"
+    "  wsi camelyon train --stores out --labels manifest.csv -o weak --head clam_sb --epochs 50\n\n"
+    "  wsi camelyon train --stores out --labels manifest.csv --annotations lesion_annotations.zip "
+    "-o strong"
+)
+def train(
+    *,
+    stores: Stores,
+    labels: Path,
+    out: Out,
+    annotations: Annotated[list[Path] | None, Parameter(negative="", consume_multiple=True)] = None,
+    head: str = "additive",
+    epochs: int | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    embeddings: str | None = None,
+    allow_missing: Annotated[bool, Flag] = False,
+    tiles: Annotated[
+        TileFlags, Parameter(name="*", group="With --annotations: a classifier of tiles")
+    ] = TileFlags(),
+    json_: AsJson = False,
+) -> int:
+    """Train for lesions: weakly on slides' labels, or strongly on tiles' labels from outlines.
+
+    Either model is a folder as `wsi train` makes it. The strong one draws tiles of every slide,
+    then adds its worst false positives and goes on, as the winners of 2016 did.
+
+    Parameters
+    ----------
+    labels
+        CSV as `wsi camelyon check --manifest` writes it. Its column split is kept to; of slides
+        whose column exhaustive is false no tile counts as normal.
+    out
+        Model folder to make.
+    annotations
+        Outlines, files named after their slides, or folders or zip files of them. Without them
+        training is weak.
+    head
+        Of weak training: one that says something of tiles, see `wsi train`, whose other options
+        are not repeated here.
+    epochs
+        Passes over the slides (weak, 100 if not given), or over the drawn tiles in each round
+        (strong, 20).
+    folds
+        Cross-validation folds over patients; 0 trains one model on everything.
+    seed
+        Seed of every random choice.
+    embeddings
+        Name of the embeddings, where the stores hold several.
+    allow_missing
+        Go on without the labelled slides that have no store.
+    """
+    from wsi_pipeline.camelyon.training import train_strong, train_weak
+
+    common: dict[str, Any] = {"folds": folds, "seed": seed, "embeddings": embeddings,
+              "allow_missing": allow_missing, "quiet": json_}  # fmt: skip
+    if annotations:
+        if head not in ("additive", "tile"):
+            raise UsageError(f"--head {head}: with --annotations the head is tile")
+        metrics = train_strong(stores, labels, annotations, out, tiles, epochs=epochs, **common)
+    else:
+        if tiles != TileFlags():
+            raise UsageError("options of tiles go with --annotations")
+        metrics = train_weak(stores, labels, out, head=head, epochs=epochs, **common)
+    if json_:
+        print(json.dumps(metrics))
+    else:
+        say(f"Model: {out}")
+    return 0
 
 
 @camelyon.command(

@@ -46,7 +46,8 @@ def labels(
     Parameters
     ----------
     annotations
-        Files named after their slides, or folders of them: ASAP's .xml, QuPath's .geojson, .json.
+        Files named after their slides, or folders or zip files of them: ASAP's .xml, QuPath's
+        .geojson, .json.
     out
         Output folder.
     stores
@@ -57,11 +58,10 @@ def labels(
     masks
         Also write masks/SLIDE.png at level 5: the slide's with --stores, else the grid's part.
     """
-    from wsi_pipeline.camelyon.labels import find_annotations, label_tiles
+    from wsi_pipeline.camelyon.labels import label_tiles, unpacked_annotations
 
-    written = label_tiles(
-        find_annotations(annotations), out, stores=stores, tile_px=tile_px, masks=masks
-    )
+    with unpacked_annotations(annotations) as files:
+        written = label_tiles(files, out, stores=stores, tile_px=tile_px, masks=masks)
     say(f"{len(written)} slides labelled in {out / 'labels'}")
     return 0
 

@@ -35,3 +35,29 @@ class DetectOptions:
             raise UsageError(f"--threshold {self.threshold}: must be above 0 and at most 1")
         if not (self.min_area_mm2 >= 0 and self.radius_um >= 0):
             raise UsageError("--min-area-mm2 and --radius-um must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class TileFlags:
+    """What :class:`mil_models.options.TileTrainOptions` takes from the command line.
+
+    Parameters
+    ----------
+    positive
+        Share of a tile that must be tumour for it to count so; less, but some, counts as neither.
+    per_slide
+        Tiles of tumour, and of normal tissue, drawn from a slide; the most false positives of a
+        slide that a round adds.
+    rounds
+        Rounds of hard negatives.
+    hidden
+        Width of the hidden layer; 0 for logistic regression.
+    k
+        A slide's score is the mean over so many of its highest tiles.
+    """
+
+    positive: float = 0.5
+    per_slide: int = 1000
+    rounds: int = 2
+    hidden: int = 256
+    k: int = 1
