@@ -91,7 +91,7 @@ def predict_patient(stores: Sequence[SlideStore], model: Model) -> BagPrediction
     EmptyBagError
         No slide has a tile that could be decoded.
     """
-    full = [(store, _fitting_embeddings(store, model)) for store in stores if len(store)]
+    full = [(store, fitting_embeddings(store, model)) for store in stores if len(store)]
     if not full:
         raise EmptyBagError("no slide of the patient has a tile")
     return _answer(model, joined_bag(full))
@@ -134,7 +134,7 @@ def predict(store: SlideStore, model: Model) -> Prediction:
     EmptyBagError
         The slide has no tile, or none that could be decoded.
     """
-    rows = _fitting_embeddings(store, model)
+    rows = fitting_embeddings(store, model)
     identity = {"model_id": model.model_id, "embeddings": rows.name}
     name = node_name(model.name, identity)
     if name in store.prediction_names():
@@ -162,7 +162,7 @@ def predict(store: SlideStore, model: Model) -> Prediction:
     )
 
 
-def _fitting_embeddings(store: SlideStore, model: Model) -> Rows:
+def fitting_embeddings(store: SlideStore, model: Model) -> Rows:
     """Return the embeddings that were made as the model's were.
 
     Raises
