@@ -10,8 +10,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from mil_models.segmentation.options import NetworkOptions, SegmentationOptions
-from wsi_pipeline.config import ReaderName, check_slide_mpp
-from wsi_pipeline.segmentation.options import TruthOptions
+from wsi_pipeline.config import BatchOptions, ReaderName, TileOptions, check_slide_mpp
+from wsi_pipeline.segmentation.options import PredictOptions, TruthOptions
 
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 Flag = Parameter(negative="")
@@ -29,6 +29,7 @@ Annotations = Annotated[
 NetworkFlags = Annotated[NetworkOptions, Parameter(name="*", group="The network", negative="")]
 TrainFlags = Annotated[SegmentationOptions, Parameter(name="*", group="How it is trained")]
 TruthFlags = Annotated[TruthOptions, Parameter(name="*", group="What is annotated", negative="")]
+PredictFlags = Annotated[PredictOptions, Parameter(name="*", group="How slides are segmented")]
 SlideMpp = Annotated[
     float | None, Parameter(help="Pixel size at level 0 in µm, in place of what the slide states.")
 ]
@@ -102,3 +103,48 @@ def train(
     text = f"Model: {out} (epoch {card['metrics']['epoch']}{judged})"
     Console().print(text, highlight=False, soft_wrap=True)
     return 0
+
+
+@segment.command(
+    help_epilogue="Examples:\n\n"
+    "  wsi segment predict slides -o out --model unet\n\n"
+    "  wsi segment predict slide.svs -o out --model unet --threshold 0.7 --min-area-um2 10000\n\n"
+    "  wsi segment predict slides -o out --model glands --no-merge --group Gland --workers 2"
+)
+def predict(
+    slides: Slides,
+    /,
+    *,
+    model: Path,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    slide_mpp: SlideMpp = None,
+    reader: ReaderName = "auto",
+    options: PredictFlags = PredictOptions(),
+    batch: BatchOptions = BatchOptions(),
+) -> int:
+    """Segment slides: probability maps, outlines for QuPath, measures and pictures.
+
+    Overlapping windows on tissue, blended, strip by strip into each slide's store; goes on where
+    it was stopped. Writes segmentation.csv and lesions.csv, and a folder segmentations.
+
+    Parameters
+    ----------
+    model
+        Model folder made by `wsi segment train`.
+    out
+        Output folder; what is there already is kept.
+    reader
+        Which library opens the slides.
+    """
+    from wsi_pipeline.segmentation.prediction import predict_slides
+
+    tiles = TileOptions(slide_mpp=slide_mpp, reader=reader)
+    result = predict_slides(slides, model, out, options=options, tiles=tiles, batch=batch)
+    if batch.progress == "auto":
+        text = f"{result.slides - len(result.failed)} of {result.slides} slides segmented in {out}"
+        if result.bad_tiles:
+            text += f"; {result.bad_tiles} windows could not be read"
+        if result.failed:
+            text += f"; {len(result.failed)} failed, reasons in {result.out / 'run_table.csv'}"
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    return result.exit_code

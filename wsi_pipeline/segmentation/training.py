@@ -13,23 +13,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mil_models.segmentation.options import NetworkOptions, SegmentationOptions
-from tiling.errors import SlideError
 from tiling.region_sampling import LabelledSlideTiles, TilePool, labelled_tiles
-from tiling.slide import Slide, open_slide, read_source
+from tiling.slide import open_slide, read_source
 from tiling.tissue import tissue_mask
 from wsi_pipeline.errors import UsageError, as_usage_error
 from wsi_pipeline.manifest import SlideEntry, collect_slides
 from wsi_pipeline.segmentation.options import TruthOptions
+from wsi_pipeline.segmentation.scale import check_scale
 from wsi_pipeline.segmentation.truth import find_truth, read_truth
 from wsi_pipeline.stages import require_models
 
-COARSER = 1.1
-"""A slide with pixels larger than so many of the network's holds less than it was made for."""
 PARTS = ("train", "val", "test")
-
-
-class CoarseSlideError(SlideError, ValueError):
-    """The slide's finest pixels are larger than those the network works at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,24 +115,6 @@ def train_on_slides(
                 random_weights=random_weights, seed=seed, on_epoch=tell,
             )  # fmt: skip
     return load_segmentation(out).card
-
-
-def check_scale(slide: Slide, mpp: float) -> None:
-    """Make sure that `slide` has pixels as fine as `mpp` µm.
-
-    Raises
-    ------
-    MissingMppError, ImplausibleMppError, ConflictingMppError
-        The slide has no pixel size that can be believed.
-    CoarseSlideError
-        Its pixels are larger.
-    """
-    finest = max(slide.require_mpp())
-    if finest > COARSER * mpp:
-        raise CoarseSlideError(
-            f"{slide.name}: its finest pixels have {finest:.4g} µm, the network works at {mpp:g} "
-            "µm; use a model for coarser pixels, or leave the slide out"
-        )
 
 
 def _prepare(
