@@ -269,9 +269,13 @@ class SlideStore:
         group.attrs[ATTRIBUTES] = as_json(recorded)
         return self.prediction(name)
 
-    def image_group(self, name: str) -> zarr.Group:
-        """Return the group ``heatmaps/<name>``, made if there is none."""
-        return self._group.require_group(f"heatmaps/{name}")
+    def image_group(self, name: str, *, folder: str = "heatmaps") -> zarr.Group:
+        """Return the group ``<folder>/<name>`` of an image, made if there is none."""
+        return self._group.require_group(f"{folder}/{name}")
+
+    def image_names(self, folder: str) -> list[str]:
+        """Return the names of the images in a folder of the store, finished or not, sorted."""
+        return _children(self._group, folder) if folder in self._group else []
 
     def sweep(self) -> int:
         """Remove what a killed writer left behind (``*.partial``); return how many files.

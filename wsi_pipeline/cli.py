@@ -33,6 +33,7 @@ from wsi_pipeline.config import (
 )
 from wsi_pipeline.errors import UsageError, reason_of
 from wsi_pipeline.progress import quiet_libraries
+from wsi_pipeline.segmentation.cli import segment
 
 if TYPE_CHECKING:
     from tiling.comparison import Comparison
@@ -69,6 +70,7 @@ app = App(
 )
 app.meta.suppress_keyboard_interrupt = False
 app.command(camelyon)
+app.command(segment)
 app.meta.group_parameters = cyclopts.Group("For every command", sort_key=0)
 
 

@@ -406,4 +406,5 @@ def parameters_of(job: SlideJob, batch: BatchOptions) -> dict[str, Any]:
         "model": None if job.model is None else str(job.model),
         "workers": batch.workers,
         "stages": list(job.stages),
+        **({} if job.segment is None else {"segment": job.segment.to_dict()}),
     }
