@@ -141,6 +141,7 @@ def predict(store: SlideStore, model: Model) -> Prediction:
         return store.prediction(name)
     values, keep = read_bag(store, rows)
     found = predict_bag(model, values[keep], store.grid.coords[keep])
+    point = model.operating_point
     attention = np.full(len(store), np.nan, np.float32)
     attention[keep] = found.attention
     return store.write_prediction(
@@ -152,6 +153,8 @@ def predict(store: SlideStore, model: Model) -> Prediction:
             "label": found.label,
             "calibrated": model.calibration is not None,
             "is_positive": found.is_positive,
+            "positive": model.positive,
+            "operating_point": None if point is None else point.threshold,
             "head": model.card["head"],
             "folds": model.card["folds"],
             "heads": len(model.heads),

@@ -241,13 +241,17 @@ class SlideStore:
             There is none of that name, or several and the name does not tell them apart.
         """
         full = self._full_name("predictions", name, self.prediction_names())
-        attrs = attributes_of(cast(zarr.Group, self._group[f"predictions/{full}"]))
+        attrs = self.prediction_attrs(full)
         return Prediction(
             full,
             {str(k): float(v) for k, v in attrs["scores"].items()},
             self._read(f"predictions/{full}/attention"),
             attrs,
         )
+
+    def prediction_attrs(self, name: str) -> Json:
+        """Return what was recorded with the prediction of that full name, its scores among it."""
+        return attributes_of(cast(zarr.Group, self._group[f"predictions/{name}"]))
 
     def write_prediction(
         self,
