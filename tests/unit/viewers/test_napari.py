@@ -17,7 +17,7 @@ from tests.unit.tiling.test_store import make_store
 from tests.zarr_slides import write_ome_zarr
 from tiling import SlideStore, TileSpec
 from viewers import attention_layers, slide_layers, store_layers
-from viewers._reader import get_reader
+from viewers.napari_plugin.reader import get_reader
 
 napari = pytest.importorskip("napari")
 needs_display = pytest.mark.skipif(
