@@ -127,12 +127,6 @@ def next_unread(rows: Sequence[WorklistRow], after: str = "") -> WorklistRow | N
     return next((row for row in [*rows[start:], *rows[:start]] if not row.read), None)
 
 
-def whole_slide_predictions(store: SlideStore) -> list[str]:
-    """Return the names of a store's predictions that speak of the whole slide."""
-    names = store.prediction_names()
-    return [name for name in names if store.prediction_attrs(name).get("within") is None]
-
-
 def positive_score(attrs: Json) -> tuple[str, float, float | None]:
     """Return the positive output's name, its score, and the operating point if there is one."""
     scores = attrs["scores"]
@@ -143,7 +137,7 @@ def positive_score(attrs: Json) -> tuple[str, float, float | None]:
 
 def _row(store: SlideStore, reader: str, prediction: str | None) -> WorklistRow:
     try:
-        names = whole_slide_predictions(store)
+        names = store.whole_slide_predictions()
     except StoreError as err:
         return WorklistRow(store.slide_id, store.path, "", None, None, math.nan, str(err), 0)
     fitting = [n for n in names if prediction is None or prediction in (n, slug_of(n))]
