@@ -201,19 +201,23 @@ def notes() -> Any:
 
 
 @needs_display
-def test_a_truncated_slide_is_told_and_the_window_lives(
+def test_broken_slides_are_told_and_the_window_lives(
     make_napari_viewer: Callable[..., Any], tissue_path: Path, tmp_path: Path, notes: Any
 ) -> None:
+    """What is left of a truncated slide is shown; what is no slide at all is refused."""
     whole = tissue_path.read_bytes()
     (tmp_path / "cut.svs").write_bytes(whole[: len(whole) // 3])
+    (tmp_path / "noise.svs").write_bytes(whole[7:5000])
     viewer = make_napari_viewer()
-    assert viewer.open(str(tmp_path / "cut.svs"), plugin="wsi-pipeline") == []
-    [(severity, message)] = notes()
-    assert severity == "error"
-    assert "cut.svs was not opened" in message
-    assert "copy it again" in message
+    assert viewer.open(str(tmp_path / "noise.svs"), plugin="wsi-pipeline") == []
+    viewer.open(str(tmp_path / "cut.svs"), plugin="wsi-pipeline")
+    [(refused, why), (shown, how)] = notes()
+    assert (refused, shown) == ("error", "warning")
+    assert "noise.svs was not opened" in why
+    assert "check that the file is whole, or copy it again" in why
+    assert "cut.svs: parts cannot be decoded" in how
     viewer.open(str(tissue_path), plugin="wsi-pipeline")
-    assert len(viewer.layers) == 1
+    assert [layer.name for layer in viewer.layers] == ["cut", "tissue"]
 
 
 @needs_display
