@@ -337,7 +337,8 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("command", ["", "info", "tile", "embed", "train", "predict", "heatmap",
-                                     "run", "view", "encoders", "doctor", "demo"])  # fmt: skip
+                                     "run", "view", "reviews", "encoders", "doctor",
+                                     "demo"])  # fmt: skip
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert wsi(*([command] if command else []), "--help") == 0
     text = capsys.readouterr().out
