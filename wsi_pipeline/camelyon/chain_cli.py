@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from wsi_pipeline.camelyon.cli import AsJson, Flag, camelyon, say
+from wsi_pipeline.camelyon.cli import AsJson, Flag, camelyon, say, with_interval
 from wsi_pipeline.camelyon.options import DetectOptions, TileFlags
 from wsi_pipeline.errors import UsageError
 
@@ -82,13 +82,15 @@ def check(
     "  wsi camelyon train --stores out --labels manifest.csv -o weak\n\n"
     "  wsi camelyon train --stores out --labels manifest.csv -o weak --head clam_sb --epochs 50\n\n"
     "  wsi camelyon train --stores out --labels manifest.csv --annotations lesion_annotations.zip "
-    "-o strong"
+    "-o strong\n\n"
+    "  wsi camelyon train --maps predicted --labels manifest.csv -o forest"
 )
 def train(
     *,
-    stores: Stores,
-    labels: Path,
     out: Out,
+    stores: Annotated[Path | None, Parameter(help="Output folder of `wsi embed`.")] = None,
+    labels: Path | None = None,
+    maps: Path | None = None,
     annotations: Annotated[list[Path] | None, Parameter(negative="", consume_multiple=True)] = None,
     head: str = "additive",
     epochs: int | None = None,
@@ -104,10 +106,14 @@ def train(
     """Train for lesions: weakly on slides' labels, or strongly on tiles' labels from outlines.
 
     Either model is a folder as `wsi train` makes it. The strong one draws tiles of every slide,
-    then adds its worst false positives and goes on, as the winners of 2016 did.
+    then adds its worst false positives and goes on, as the winners of 2016 did. Their second step,
+    a random forest on features of the maps, which scores slides, is trained with --maps.
 
     Parameters
     ----------
+    maps
+        Folder of `wsi camelyon predict`, or a table of heat-map features (slide, label, features):
+        trains the forest, for `wsi camelyon predict --forest`.
     labels
         CSV as `wsi camelyon check --manifest` writes it. Its column split is kept to; of slides
         whose column exhaustive is false no tile counts as normal.
@@ -133,6 +139,23 @@ def train(
     """
     from wsi_pipeline.camelyon.training import train_strong, train_weak
 
+    if maps is not None:
+        if annotations or stores is not None:
+            raise UsageError("--maps goes with neither --stores nor --annotations")
+        from wsi_pipeline.camelyon.forest import train_forest
+
+        figures = train_forest(maps, labels, out, folds=folds, seed=seed)
+        if json_:
+            print(json.dumps(figures))
+        else:
+            count = f"{figures['slides']} slides, {figures['tumour']} with tumour"
+            say(
+                f"cross-validated AUROC: {with_interval(figures, 'auroc')}, {count}",
+                f"Model: {out}",
+            )
+        return 0
+    if stores is None or labels is None:
+        raise UsageError("training needs --stores and --labels")
     common: dict[str, Any] = {"folds": folds, "seed": seed, "embeddings": embeddings,
               "allow_missing": allow_missing, "quiet": json_}  # fmt: skip
     if annotations:
@@ -163,6 +186,7 @@ def predict(
     out: Out,
     source: Literal["auto", "instances", "attention"] = "auto",
     all_heads: Annotated[bool, Flag] = False,
+    forest: Path | None = None,
     options: Annotated[DetectOptions, Parameter(name="*", group="From map to detections")] = (
         DetectOptions()
     ),
@@ -182,11 +206,14 @@ def predict(
         the slide's score; auto takes instances where the head has some.
     all_heads
         All folds score every slide, those that were trained on it too.
+    forest
+        Folder of `wsi camelyon train --maps`: slides are scored by it; its training slides by the
+        folds that had not seen them.
     """
     from wsi_pipeline.camelyon.predictions import predict_archive
 
     found = predict_archive(
-        stores, model, out, source=source, options=options, out_of_fold=not all_heads
+        stores, model, out, source=source, options=options, out_of_fold=not all_heads, forest=forest
     )
     say(
         f"{found.slides} slides scored, {found.detections} detections in {out}",

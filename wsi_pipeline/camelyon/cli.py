@@ -125,7 +125,7 @@ def froc(
         from viewers.froc import draw_froc
 
         points = np.array([(float(k), v) for k, v in found["sensitivity_at_fp"].items()])
-        title = f"FROC {_with_interval(found, 'froc_score')}, {len(scores.slides)} slides"
+        title = f"FROC {with_interval(found, 'froc_score')}, {len(scores.slides)} slides"
         draw_froc(picture, scores.curve.rates, scores.curve.sensitivities, points, title=title)
     if json_:
         print(json.dumps(found))
@@ -138,7 +138,7 @@ def froc(
     hits = scores.slides.values()
     there = sum(h.lesions for h in hits)
     say(
-        f"FROC score ({found['variant']}): {_with_interval(found, 'froc_score')}",
+        f"FROC score ({found['variant']}): {with_interval(found, 'froc_score')}",
         f"{len(hits)} slides, {sum(h.hits for h in hits)} of {there} lesions "
         f"found, {sum(len(h.itc) for h in hits)} groups of isolated tumour cells not counted",
         *([f"no file of detections: {', '.join(found['missing'])}"] if found["missing"] else []),
@@ -178,7 +178,7 @@ def auc(
         print(json.dumps(found))
         return 0
     say(
-        f"AUROC: {_with_interval(found, 'auroc')}",
+        f"AUROC: {with_interval(found, 'auroc')}",
         f"{found['slides']} slides, {found['tumour']} with tumour",
         *([f"left out, a duplicate: {', '.join(found['left_out'])}"] if found["left_out"] else []),
         *([f"without a score: {', '.join(found['missing'])}"] if found["missing"] else []),
@@ -248,17 +248,18 @@ def kappa(truth: Path, predicted: Path, /, *, seed: Seed = 0, json_: AsJson = Fa
         print(json.dumps(found))
         return 0
     say(
-        f"kappa: {_with_interval(found, 'kappa')}",
+        f"kappa: {with_interval(found, 'kappa')}",
         f"{found['patients']} patients, {found['accuracy']:.1%} with the right stage",
         *(
-            f"center {name}: {_with_interval(one, 'kappa')}, {one['patients']} patients"
+            f"center {name}: {with_interval(one, 'kappa')}, {one['patients']} patients"
             for name, one in found["centers"].items()
         ),
     )
     return 0
 
 
-def _with_interval(found: dict[str, Any], name: str) -> str:
+def with_interval(found: dict[str, Any], name: str) -> str:
+    """Return a figure with its interval, as people read it."""
     value, low, high = (found[f"{name}{end}"] for end in ("", "_low", "_high"))
     if value is None:
         return "not defined: one stage only"
