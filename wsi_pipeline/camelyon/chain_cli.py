@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from wsi_pipeline.camelyon.cli import AsJson, Flag, camelyon, say, with_interval
+from wsi_pipeline.camelyon.cli import AsJson, Flag, Seed, camelyon, say, with_interval
 from wsi_pipeline.camelyon.options import DetectOptions, TileFlags
 from wsi_pipeline.errors import UsageError
 
@@ -220,3 +220,76 @@ def predict(
         *(f"  {name}: {reason}" for name, reason in found.failed.items()),
     )
     return (1 if found.slides else 3) if found.failed else 0
+
+
+@camelyon.command(
+    help_epilogue="Examples:\n\n"
+    "  wsi camelyon evaluate predicted --reference reference.csv --masks masks\n\n"
+    "  wsi camelyon evaluate predicted --manifest manifest.csv --split test --masks masks\n\n"
+    "  wsi camelyon evaluate predicted --manifest manifest.csv --stages stages.csv --json"
+)
+def evaluate(
+    predicted: Path,
+    /,
+    *,
+    reference: Path | None = None,
+    manifest: Path | None = None,
+    split: str | None = None,
+    masks: Path | None = None,
+    stages: Path | None = None,
+    tumour_value: int | None = None,
+    exclude: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    allow_missing: Annotated[bool, Flag] = False,
+    seed: Seed = 0,
+    json_: AsJson = False,
+) -> int:
+    """Judge a folder of predictions: AUROC, FROC, kappa, each with interval and by centre.
+
+    Writes figures.json into the folder, from which `wsi camelyon report` makes a page.
+
+    Parameters
+    ----------
+    predicted
+        Folder of `wsi camelyon predict`.
+    reference
+        CSV of slide and class (Tumor, Normal): its slides are judged.
+    manifest
+        Manifest of `wsi camelyon check`: the truth without a reference, and the centres.
+    split
+        Only slides of this split of the manifest.
+    masks
+        Folder of tumour masks, see `wsi camelyon froc`; without it lesions are not scored.
+    stages
+        CAMELYON17's stages.csv; without it patients are not scored.
+    tumour_value
+        The value of tumour in the masks.
+    exclude
+        Slides whose lesions are not scored, e.g. test_114.
+    allow_missing
+        Go on where slides of the truth were not predicted.
+    """
+    from wsi_pipeline.camelyon.evaluation import evaluate_predictions, unjudged
+
+    found = evaluate_predictions(
+        predicted, reference=reference, manifest=manifest, split=split, masks=masks, stages=stages,
+        tumour_value=tumour_value, exclude=exclude or (), allow_missing=allow_missing, seed=seed,
+    )  # fmt: skip
+    if json_:
+        print(json.dumps(found))
+        return 0
+    slides = found["slides"]
+    say(f"AUROC: {with_interval(slides, 'auroc')}, {slides['slides']} slides")
+    for name, one in found.get("lesions", {}).items():
+        say(f"FROC score ({name}): {with_interval(one, 'froc_score')}")
+    if "patients" in found:
+        say(f"kappa: {with_interval(found['patients'], 'kappa')}")
+    for name, one in found["centers"].items():
+        froc_ = one.get("froc_score")
+        parts = [
+            f"{one['slides']} slides",
+            "no AUROC" if one["auroc"] is None else f"AUROC {one['auroc']:.4f}",
+            *([] if froc_ is None else [f"FROC score {froc_:.4f}"]),
+        ]
+        say(f"centre {name}: {', '.join(parts)}")
+    say(*([unjudged(found)] if found["not_judged"] else []))
+    return 0

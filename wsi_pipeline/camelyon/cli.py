@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from wsi_pipeline.errors import UsageError
+
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 Flag = Parameter(negative="")
 Seed = Annotated[int, Parameter(help="Seed of the draws for intervals.")]
@@ -149,13 +151,16 @@ def froc(
 @camelyon.command(
     help_epilogue="Examples:\n\n"
     "  wsi camelyon auc scores.csv reference.csv\n\n"
-    "  wsi camelyon auc scores.csv reference.csv --json"
+    "  wsi camelyon auc scores.csv reference.csv --json\n\n"
+    "  wsi camelyon auc reference.csv --stores out"
 )
 def auc(
-    scores: Path,
-    reference: Path,
+    table: Path,
+    reference: Path | None = None,
     /,
     *,
+    stores: Path | None = None,
+    prediction: str | None = None,
     allow_missing: Annotated[bool, Flag] = False,
     seed: Seed = 0,
     json_: AsJson = False,
@@ -164,16 +169,28 @@ def auc(
 
     Parameters
     ----------
-    scores
-        CSV of two columns, slide and score; or with columns slide (slide_id) and score.
+    table
+        CSV of two columns, slide and score; or with columns slide (slide_id) and score. With
+        --stores there is none: the reference alone.
     reference
         CSV of slide and class (Tumor, Normal), as reference.csv of the challenge.
+    stores
+        Output folder of `wsi predict` or `wsi run`, whose stored scores are taken.
+    prediction
+        Name of the scores, where the stores hold several models'.
     allow_missing
         Leave out the slides of the reference without a score.
     """
-    from wsi_pipeline.camelyon.slide_scores import score_slides
+    from wsi_pipeline.camelyon.slide_scores import score_slides, stored_scores
 
-    found = score_slides(scores, reference, allow_missing=allow_missing, seed=seed)
+    if (reference is None) != (stores is not None):
+        raise UsageError("give scores.csv and reference.csv, or reference.csv and --stores")
+    if stores is not None:
+        held, seen = stored_scores(stores, prediction)
+        found = score_slides(held, table, allow_missing=allow_missing, seed=seed)
+        found["seen_in_training"] = seen
+    else:
+        found = score_slides(table, reference, allow_missing=allow_missing, seed=seed)  # type: ignore[arg-type]
     if json_:
         print(json.dumps(found))
         return 0
@@ -182,6 +199,11 @@ def auc(
         f"{found['slides']} slides, {found['tumour']} with tumour",
         *([f"left out, a duplicate: {', '.join(found['left_out'])}"] if found["left_out"] else []),
         *([f"without a score: {', '.join(found['missing'])}"] if found["missing"] else []),
+        *(
+            [f"the model was trained on {len(found['seen_in_training'])} of them"]
+            if found.get("seen_in_training")
+            else []
+        ),
     )
     return 0
 
