@@ -293,3 +293,44 @@ def evaluate(
         say(f"centre {name}: {', '.join(parts)}")
     say(*([unjudged(found)] if found["not_judged"] else []))
     return 0
+
+
+@camelyon.command(
+    help_epilogue="Examples:\n\n"
+    "  wsi camelyon report predicted\n\n"
+    "  wsi camelyon report predicted --stores out --masks masks --misses 10"
+)
+def report(
+    predicted: Path,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    stores: Path | None = None,
+    masks: Path | None = None,
+    misses: int = 6,
+    tumour_value: int | None = None,
+) -> int:
+    """Write one page: our figures beside the published ones, every slide, the worst misses.
+
+    Parameters
+    ----------
+    predicted
+        Folder of `wsi camelyon predict` that `wsi camelyon evaluate` has judged.
+    out
+        Where; report.html in that folder if not given.
+    stores
+        Output folder with the slides' stores: for pictures of what was missed.
+    masks
+        Folder of tumour masks, for these pictures.
+    misses
+        How many missed lesions to show, and how many false alarms.
+    tumour_value
+        The value of tumour in the masks.
+    """
+    from wsi_pipeline.camelyon.report import write_camelyon_report
+
+    path = write_camelyon_report(
+        predicted, out=out, stores=stores, masks=masks, misses=misses, tumour_value=tumour_value
+    )
+    say(f"Page: {path}")
+    return 0
