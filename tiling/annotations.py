@@ -20,6 +20,8 @@ TUMOUR_GROUPS = frozenset({"_0", "_1", "Tumor", "Tumour", "metastases"})
 """Groups of outlines of tumour: CAMELYON16's three, and CAMELYON17's."""
 EXCLUDED_GROUPS = frozenset({"_2", "Exclusion", "None", "normal"})
 """Groups of outlines, most inside those of tumour, of what is none."""
+IGNORED_GROUPS = frozenset({"Exclusion", "Ignore", "Ignore*"})
+"""Groups of outlines that are cut out of a region to look at: ASAP's and QuPath's names."""
 MOST_VERTICES = 128
 """Of a piece of an area that tiles are compared with; fewer cost more in cutting."""
 
@@ -80,6 +82,23 @@ def tumour_area(
             )
         parts[annotation.group in tumour].append(annotation.area)
     return _polygons(shapely.difference(_united(parts[True]), _united(parts[False])))
+
+
+def region_area(annotations: Iterable[Annotation]) -> MultiPolygon:
+    """Return where to look: all outlines, whatever their group, less those of `IGNORED_GROUPS`.
+
+    Raises
+    ------
+    AnnotationError
+        They enclose nothing.
+    """
+    parts: dict[bool, list[MultiPolygon]] = {True: [], False: []}
+    for annotation in annotations:
+        parts[annotation.group in IGNORED_GROUPS].append(annotation.area)
+    found = _polygons(shapely.difference(_united(parts[False]), _united(parts[True])))
+    if found.is_empty:
+        raise AnnotationError("the outlines enclose no area; draw a polygon around what to look at")
+    return found
 
 
 def area_fractions(

@@ -34,9 +34,11 @@ from wsi_pipeline.config import DEFAULT_ENCODER, EncoderOptions, TileOptions
 from wsi_pipeline.errors import OutputError, UsageError, as_usage_error, reason_of
 from wsi_pipeline.manifest import SlideEntry
 from wsi_pipeline.run_table import StageRow
+from wsi_pipeline.within import tiles_inside
 
 if TYPE_CHECKING:
     from mil_models import Encoder, Model
+    from mil_models.encoder_spec import EncoderSpec
     from wsi_pipeline.segmentation.options import SegmentJob
 
 ENLARGED = 0.9
@@ -57,6 +59,8 @@ class SlideJob:
     encoder: EncoderOptions = EncoderOptions()
     model: Path | None = None
     segment: SegmentJob | None = None
+    within: Path | None = None
+    """Outlines: only tiles inside are scored."""
 
     @property
     def slide_id(self) -> str:
@@ -141,6 +145,14 @@ _encoders: dict[EncoderOptions, Encoder] = {}
 """This process's one encoder, by the options it was asked for and by those it came to."""
 _loading, _drawing = threading.Lock(), threading.Lock()
 """Two slides are in work at once, but there is one encoder, and matplotlib is for one thread."""
+
+
+def find_encoder(options: EncoderOptions) -> EncoderSpec:
+    """Return what is known of the encoder before its weights are loaded."""
+    require_models()
+    from mil_models.network import find_spec
+
+    return find_spec(options.encoder or DEFAULT_ENCODER)
 
 
 def load_encoder(options: EncoderOptions) -> Encoder:
@@ -239,15 +251,16 @@ def _predict(work: SlideWork) -> StageOutcome:
         return StageOutcome(0, reason=work.store.grid.reason)
     if work.job.model is None:
         raise UsageError("predict needs a model; pass --model")
-    work.prediction = mil_models.predict(work.store, load_model(work.job.model))
-    return StageOutcome(len(work.store))
+    inside = None if work.job.within is None else tiles_inside(work.store, work.job.within)
+    work.prediction = mil_models.predict(work.store, load_model(work.job.model), inside=inside)
+    return StageOutcome(len(work.store) if inside is None else int(inside.sum()))
 
 
 def _heatmap(work: SlideWork) -> StageOutcome:
     from viewers.draw import draw_store
 
     prediction = work.prediction
-    names = work.store.prediction_names()
+    names = work.store.whole_slide_predictions()
     if work.job.stages == ("heatmap",) and names:  # what was scored before; a run draws its own
         if len(names) > 1:
             raise UsageError(
