@@ -64,11 +64,12 @@ def write_tables(out: Path) -> None:
         rows = found.pop("lesions")
         slides.append(found)
         lesions += [{"slide_id": found["slide_id"], **row} for row in rows]
-    _write_rows(out / "segmentation.csv", slides)
-    _write_rows(out / "lesions.csv", lesions)
+    write_rows(out / "segmentation.csv", slides)
+    write_rows(out / "lesions.csv", lesions)
 
 
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV, whole or not at all; of no row only a column slide_id."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["slide_id"], lineterminator="\n")
         writer.writeheader()

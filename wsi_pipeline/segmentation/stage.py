@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 WINDOWS_AT_ONCE = 16
 """Read together, while the ones before go through the network."""
-MEASURED_PX = 1 << 25
+MEASURED_PX = 1 << 24
 """Pixels of the level that lesions are measured on, at most."""
 FOLDER = "segmentations"
 _loading, _drawing = threading.Lock(), threading.Lock()
@@ -107,11 +107,14 @@ def create_segmentation(
     store: SlideStore, grid: WindowGrid, model: SegmentationModel, segmenter: Segmenter
 ) -> ProbabilityMap:
     """Create the map of a model in a store, or open it to go on."""
+    from mil_models.checkpoint import source_of
+
     attrs: Json = {
         "model_id": model.model_id,
         "network": model.options.to_dict(),
         "engine": segmenter.contract,
         "overlap_px": grid.overlap_px,
+        "trained_on": source_of(store) in model.training_slides,
     }
     return create_map(store, node_name(model.options.architecture, attrs), grid, attrs)
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mil_models.segmentation.checkpoint import load_segmentation
 from mil_models.segmentation.inference import create_segmenter
-from tests.unit.wsi_pipeline.segmentation.conftest import LESIONS, SIZE
+from tests.unit.wsi_pipeline.segmentation.conftest import CPU, LESIONS, SIZE
 from tests.unit.wsi_pipeline.test_cli import files_below, table, wsi
 from tiling import open_slide, open_store, read_annotations, tissue_mask
 from tiling.errors import SlideReadError
@@ -21,19 +21,10 @@ from tiling.probability_map import open_map
 from tiling.windows import Blender
 from wsi_pipeline.segmentation import stage
 
-CPU = ["--device", "cpu", "--engine", "torch", "--progress", "none"]
-
 
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="package")
-def segmented(archive: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("segmented") / "out"
-    assert wsi("segment", "predict", archive / "slides", "--model", model, "-o", out, *CPU) == 0
-    return out
 
 
 def test_lesions_are_found_where_they_are(segmented: Path) -> None:
