@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from tiling.store import open_store
 from viewers.errors import ViewerError
-from viewers.layers import attention_layers, slide_layers
+from viewers.layers import slide_layers
 from viewers.napari_plugin.reader import read_layers
+from viewers.overlays import overlay_layers
 
 if TYPE_CHECKING:
     from napari import Viewer
@@ -51,7 +52,7 @@ def create_viewer(
 
     if store is not None:
         opened = open_store(store)  # its tiles were laid with its pixel size: both are shown so
-        layers = slide_layers(path, mpp=opened.slide_mpp) + attention_layers(opened)
+        layers = slide_layers(path, mpp=opened.slide_mpp) + overlay_layers(opened)
     elif is_store(path):
         layers = read_layers(str(path))
     else:
