@@ -14,6 +14,8 @@ from viewers.overlays import overlay_layers
 if TYPE_CHECKING:
     from napari import Viewer
 
+DOCKS = ("Slide view", "Overlays")
+"""What is opened with the window; the others are in its Plugins menu."""
 INSTALL = "pip install 'wsi-pipeline[gui]'"
 
 
@@ -63,6 +65,8 @@ def create_viewer(
     for layer in layers:
         viewer.add_layer(Layer.create(*layer))
     viewer.canvas.overlays.scale_bar.visible = True
+    for dock in DOCKS:
+        viewer.window.add_plugin_dock_widget("wsi-pipeline", dock)
     viewer.reset_view()
     return viewer
 

@@ -209,7 +209,7 @@ class OverlayDock(QWidget):
 
                 show_warning("side by side takes a slide and the attention of two models or more")
             return
-        others = [x for x in viewer.layers if x not in models and x is not slides[0]]
+        others = [x for x in viewer.layers if x not in models and x != slides[0]]
         pairs = [(slides[0], models[0])]
         pairs += [(_copy(viewer, slides[0]), model) for model in models[1:]]
         for layer in others:
