@@ -9,16 +9,9 @@ from mil_models.bags import Bag
 from mil_models.heads import MILHead, MILOutput
 
 
-def score_bag(head: MILHead, bag: Bag) -> tuple[Tensor, Tensor | None]:
-    """Return logits ``(C,)`` and attention ``(A, N)`` of a bag, in evaluation mode, float32."""
-    output = evaluate_bag(head, bag)
-    attention = None if output.attention is None else output.attention[0]
-    return output.logits[0], attention
-
-
 @torch.inference_mode()
-def evaluate_bag(head: MILHead, bag: Bag) -> MILOutput:
-    """Return all that a head says of a bag, a batch of 1, in evaluation mode."""
+def bag_output(head: MILHead, bag: Bag) -> MILOutput:
+    """Return what a head says of one bag, a batch of one, in evaluation mode."""
     was_training = head.training
     head.eval()
     values, coords = bag.values.unsqueeze(0), bag.coords.unsqueeze(0)
@@ -26,3 +19,10 @@ def evaluate_bag(head: MILHead, bag: Bag) -> MILOutput:
     output: MILOutput = head(values, mask, coords=coords)
     head.train(was_training)
     return output
+
+
+def score_bag(head: MILHead, bag: Bag) -> tuple[Tensor, Tensor | None]:
+    """Return logits ``(C,)`` and attention ``(A, N)`` of a bag, in evaluation mode, float32."""
+    output = bag_output(head, bag)
+    attention = None if output.attention is None else output.attention[0]
+    return output.logits[0], attention
