@@ -7,6 +7,12 @@ if TYPE_CHECKING:
     from mil_models.checkpoint import Model, load_model
     from mil_models.embedding import embed, made_with
     from mil_models.encoders import Encoder, create_encoder, device_of
+    from mil_models.explanation import (
+        TileExplanation,
+        explain_tile,
+        explaining_encoder,
+        score_without,
+    )
     from mil_models.heads import MILHead, MILOutput, create_head
     from mil_models.prediction import predict, predict_bag, predict_patient
     from mil_models.training import train
@@ -16,15 +22,19 @@ _HOMES = {
     "MILHead": "heads",
     "MILOutput": "heads",
     "Model": "checkpoint",
+    "TileExplanation": "explanation",
     "create_encoder": "encoders",
     "create_head": "heads",
     "device_of": "encoders",
     "embed": "embedding",
+    "explain_tile": "explanation",
+    "explaining_encoder": "explanation",
     "load_model": "checkpoint",
     "made_with": "embedding",
     "predict": "prediction",
     "predict_bag": "prediction",
     "predict_patient": "prediction",
+    "score_without": "explanation",
     "train": "training",
 }
 
@@ -33,15 +43,19 @@ __all__ = [
     "MILHead",
     "MILOutput",
     "Model",
+    "TileExplanation",
     "create_encoder",
     "create_head",
     "device_of",
     "embed",
+    "explain_tile",
+    "explaining_encoder",
     "load_model",
     "made_with",
     "predict",
     "predict_bag",
     "predict_patient",
+    "score_without",
     "train",
 ]
 

@@ -55,6 +55,10 @@ class EmbeddingValueError(WSIError, ValueError):
     """Stored embeddings of tiles that were read are no numbers."""
 
 
+class ExplanationError(WSIError, ValueError):
+    """A tile or a network cannot be explained."""
+
+
 class CalibrationError(WSIError, ValueError):
     """The slides do not suffice to calibrate by, or a card holds no calibration."""
 

@@ -146,7 +146,11 @@ class TileNetwork(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings (B, D) of normalised `pixels` (B, 3, H, W)."""
-        found = self.pool(self.backbone, self.prepared(pixels))
+        return self.embed_by(self.backbone, pixels)
+
+    def embed_by(self, backbone: Any, pixels: Tensor) -> Tensor:
+        """Return what `forward` does, by something that stands in for the backbone."""
+        found = self.pool(backbone, self.prepared(pixels))
         if self.projection is not None:
             found = self.projection(found)
         return normalize(found, dim=-1) if self.unit_length else found

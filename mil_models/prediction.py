@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from mil_models.errors import EmptyBagError, MissingCoordsError, ModelMismatchEr
 from mil_models.heads import MILHead
 from mil_models.scoring import score_bag
 from tiling.errors import MissingNodeError
-from tiling.nodes import Rows, node_name
+from tiling.nodes import Json, Rows, node_name
 from tiling.store import Prediction, SlideStore
 
 
@@ -124,23 +125,42 @@ def _attention_of(
     return np.asarray(attention[branch].double().numpy(), np.float64)
 
 
-def predict(store: SlideStore, model: Model) -> Prediction:
+def predict(
+    store: SlideStore, model: Model, *, inside: NDArray[np.bool_] | None = None
+) -> Prediction:
     """Score a slide and write the prediction into its store; what is there already stays.
+
+    Parameters
+    ----------
+    inside
+        Which tiles are looked at, shape ``(N,)``: a part of the slide is scored by itself, beside
+        the score of the whole; all of them if not given.
 
     Raises
     ------
     ModelMismatchError
         The store's embeddings were made otherwise than the model's.
     EmptyBagError
-        The slide has no tile, or none that could be decoded.
+        The slide has no tile, none that could be decoded, or none inside.
     """
     rows = fitting_embeddings(store, model)
-    identity = {"model_id": model.model_id, "embeddings": rows.name}
+    identity: Json = {"model_id": model.model_id, "embeddings": rows.name}
+    if inside is not None:
+        identity["within"] = {"tiles": int(inside.sum()), "sha256": mask_hash(inside)}
     name = node_name(model.name, identity)
     if name in store.prediction_names():
         return store.prediction(name)
     values, keep = read_bag(store, rows)
+    bad = int((~keep).sum())
+    if inside is not None:
+        keep &= inside
+        if not keep.any():
+            raise EmptyBagError(
+                f"{store.slide_id}: no readable tile inside the outlines, of {len(store)}; draw "
+                "them around tissue"
+            )
     found = predict_bag(model, values[keep], store.grid.coords[keep])
+    point = model.operating_point
     attention = np.full(len(store), np.nan, np.float32)
     attention[keep] = found.attention
     return store.write_prediction(
@@ -152,14 +172,21 @@ def predict(store: SlideStore, model: Model) -> Prediction:
             "label": found.label,
             "calibrated": model.calibration is not None,
             "is_positive": found.is_positive,
+            "positive": model.positive,
+            "operating_point": None if point is None else point.threshold,
             "head": model.card["head"],
             "folds": model.card["folds"],
             "heads": len(model.heads),
             "intended_use": model.card["intended_use"],
-            "bad_tiles": int((~keep).sum()),
+            "bad_tiles": bad,
             "seen_in_training": source_of(store) in model.training_slides,
         },
     )
+
+
+def mask_hash(inside: NDArray[np.bool_]) -> str:
+    """Return what tells one choice of tiles ``(N,)`` from another."""
+    return hashlib.sha256(np.packbits(inside).tobytes()).hexdigest()[:16]
 
 
 def fitting_embeddings(store: SlideStore, model: Model) -> Rows:

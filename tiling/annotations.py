@@ -20,6 +20,8 @@ TUMOUR_GROUPS = frozenset({"_0", "_1", "Tumor", "Tumour", "metastases"})
 """Groups of outlines of tumour: CAMELYON16's three, and CAMELYON17's."""
 EXCLUDED_GROUPS = frozenset({"_2", "Exclusion", "None", "normal"})
 """Groups of outlines, most inside those of tumour, of what is none."""
+IGNORED_GROUPS = frozenset({"Exclusion", "Ignore", "Ignore*"})
+"""Groups of outlines that are cut out of a region to look at: ASAP's and QuPath's names."""
 MOST_VERTICES = 128
 """Of a piece of an area that tiles are compared with; fewer cost more in cutting."""
 
@@ -82,6 +84,23 @@ def tumour_area(
     return _polygons(shapely.difference(_united(parts[True]), _united(parts[False])))
 
 
+def region_area(annotations: Iterable[Annotation]) -> MultiPolygon:
+    """Return where to look: all outlines, whatever their group, less those of `IGNORED_GROUPS`.
+
+    Raises
+    ------
+    AnnotationError
+        They enclose nothing.
+    """
+    parts: dict[bool, list[MultiPolygon]] = {True: [], False: []}
+    for annotation in annotations:
+        parts[annotation.group in IGNORED_GROUPS].append(annotation.area)
+    found = _polygons(shapely.difference(_united(parts[False]), _united(parts[True])))
+    if found.is_empty:
+        raise AnnotationError("the outlines enclose no area; draw a polygon around what to look at")
+    return found
+
+
 def area_fractions(
     area: MultiPolygon, coords: NDArray[np.int64], extent: tuple[float, float]
 ) -> Floats:
@@ -102,7 +121,7 @@ def area_fractions(
     if not min(extent) > 0:
         raise ValueError(f"extent={extent}: must be positive")
     fractions = np.zeros(len(coords))
-    pieces = np.array(_pieces(area, 4 * max(extent)), dtype=object)
+    pieces = np.array(area_pieces(area, 4 * max(extent)), dtype=object)
     if not len(pieces) or not len(coords):
         return fractions
     corners = np.asarray(coords, np.float64)
@@ -150,6 +169,29 @@ def area_mask(
     return np.bitwise_xor.accumulate(toggles, axis=1)[:, :width].astype(bool)
 
 
+def area_pieces(area: shapely.Geometry, reach: float) -> list[Polygon]:
+    """Return `area` cut in halves until a piece has few vertices or is below `reach` px.
+
+    The pieces touch and do not overlap.
+    """
+    done: list[Polygon] = []
+    left = list(shapely.get_parts(area))
+    while left:
+        part = left.pop()
+        x0, y0, x1, y1 = part.bounds
+        if shapely.get_num_coordinates(part) <= MOST_VERTICES or max(x1 - x0, y1 - y0) <= reach:
+            done.append(part)
+            continue
+        if x1 - x0 > y1 - y0:
+            middle = (x0 + x1) / 2
+            halves = shapely.box([x0, middle], y0, [middle, x1], y1)
+        else:
+            middle = (y0 + y1) / 2
+            halves = shapely.box(x0, [y0, middle], x1, [middle, y1])
+        left += [p for half in shapely.intersection(part, halves) for p in _polygons(half).geoms]
+    return done
+
+
 def _filled(ring: Floats) -> MultiPolygon:
     if len(ring) < 3:
         return MultiPolygon()
@@ -169,26 +211,6 @@ def _polygons(found: shapely.Geometry) -> MultiPolygon:
 
 def _united(areas: Sequence[MultiPolygon]) -> shapely.Geometry:
     return shapely.disjoint_subset_union_all([a for a in areas if not a.is_empty])
-
-
-def _pieces(area: shapely.Geometry, reach: float) -> list[Polygon]:
-    """Return `area` cut in halves until a piece has few vertices or is below `reach` px."""
-    done: list[Polygon] = []
-    left = list(shapely.get_parts(area))
-    while left:
-        part = left.pop()
-        x0, y0, x1, y1 = part.bounds
-        if shapely.get_num_coordinates(part) <= MOST_VERTICES or max(x1 - x0, y1 - y0) <= reach:
-            done.append(part)
-            continue
-        if x1 - x0 > y1 - y0:
-            middle = (x0 + x1) / 2
-            halves = shapely.box([x0, middle], y0, [middle, x1], y1)
-        else:
-            middle = (y0 + y1) / 2
-            halves = shapely.box(x0, [y0, middle], x1, [middle, y1])
-        left += [p for half in shapely.intersection(part, halves) for p in _polygons(half).geoms]
-    return done
 
 
 def _edges(area: MultiPolygon) -> Iterable[tuple[Floats, Floats]]:

@@ -141,6 +141,14 @@ class Slide:
         return self._reader.properties
 
     @property
+    def icc_profile(self) -> bytes | None:
+        """ICC profile of the pixels, as the scanner wrote it; None if there is none.
+
+        Pixels are always read as they are stored; a profile is for showing them.
+        """
+        return self._reader.icc_profile
+
+    @property
     def associated_names(self) -> tuple[str, ...]:
         """Names of the associated images (label, macro, thumbnail)."""
         return self._reader.associated_names

@@ -232,22 +232,32 @@ class SlideStore:
         groups = {n: cast(zarr.Group, self._group[f"predictions/{n}"]) for n in names}
         return [n for n, group in groups.items() if attributes_of(group).get("complete")]
 
+    def whole_slide_predictions(self) -> list[str]:
+        """Return the names of the finished predictions that speak of all tiles, sorted."""
+        return [n for n in self.prediction_names() if not self.prediction_attrs(n).get("within")]
+
     def prediction(self, name: str | None = None) -> Prediction:
-        """Return a prediction by full name, by slug, or the only one.
+        """Return a prediction by full name; or, of the whole slide, by slug or the only one.
 
         Raises
         ------
         MissingNodeError
             There is none of that name, or several and the name does not tell them apart.
         """
-        full = self._full_name("predictions", name, self.prediction_names())
-        attrs = attributes_of(cast(zarr.Group, self._group[f"predictions/{full}"]))
+        full = name or ""
+        if full not in self.prediction_names():
+            full = self._full_name("predictions", name, self.whole_slide_predictions())
+        attrs = self.prediction_attrs(full)
         return Prediction(
             full,
             {str(k): float(v) for k, v in attrs["scores"].items()},
             self._read(f"predictions/{full}/attention"),
             attrs,
         )
+
+    def prediction_attrs(self, name: str) -> Json:
+        """Return what was recorded with the prediction of that full name, its scores among it."""
+        return attributes_of(cast(zarr.Group, self._group[f"predictions/{name}"]))
 
     def write_prediction(
         self,
@@ -269,9 +279,13 @@ class SlideStore:
         group.attrs[ATTRIBUTES] = as_json(recorded)
         return self.prediction(name)
 
-    def image_group(self, name: str) -> zarr.Group:
-        """Return the group ``heatmaps/<name>``, made if there is none."""
-        return self._group.require_group(f"heatmaps/{name}")
+    def image_group(self, name: str, *, folder: str = "heatmaps") -> zarr.Group:
+        """Return the group ``<folder>/<name>`` of an image, made if there is none."""
+        return self._group.require_group(f"{folder}/{name}")
+
+    def image_names(self, folder: str) -> list[str]:
+        """Return the names of the images in a folder of the store, finished or not, sorted."""
+        return _children(self._group, folder) if folder in self._group else []
 
     def sweep(self) -> int:
         """Remove what a killed writer left behind (``*.partial``); return how many files.

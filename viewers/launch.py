@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tiling.store import open_store
-from viewers._reader import read_layers
 from viewers.errors import ViewerError
 from viewers.layers import attention_layers, slide_layers
+from viewers.napari_plugin.reader import read_layers
 
 if TYPE_CHECKING:
     from napari import Viewer

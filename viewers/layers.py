@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 LayerData = tuple[Any, dict[str, Any], str]
 """(data, keyword arguments, layer type), as napari's readers return it."""
-CHUNK_PX = 512
 
 
 def slide_layers(
@@ -31,16 +30,16 @@ def slide_layers(
 
     Returns
     -------
-    One image layer. Where no pixel size can be believed its unit is the pixel.
+    One image layer, its levels :class:`viewers.levels.SlideLevel`. Where no pixel size can be
+    believed its unit is the pixel.
     """
+    from tiling.resolution import objective_power
     from tiling.slide import Slide, open_slide
-    from tiling.tiles import level_array
     from tiling.urls import public_url
+    from viewers.levels import SlidePyramid
 
     found = slide if isinstance(slide, Slide) else open_slide(slide, mpp=mpp)
-    levels = [
-        level_array(found, level, chunk_px=CHUNK_PX) for level in range(len(found.level_sizes))
-    ]
+    levels = SlidePyramid(found).levels
     resolution = found.resolution
     known = resolution.mpp is not None and not resolution.problem
     size = resolution.mpp if known and resolution.mpp is not None else (1.0, 1.0)
@@ -51,9 +50,12 @@ def slide_layers(
         "scale": (size[1], size[0]),
         "units": ("um", "um") if known else ("pixel", "pixel"),
         "metadata": {
+            "kind": "slide",
             "path": public_url(found.path),
-            "mpp": resolution.mpp,
+            "slide_id": Path(found.name).stem,
+            "mpp": resolution.mpp if known else None,
             "mpp_source": resolution.source,
+            "objective": objective_power(found.properties),
         },
     }
     return [(levels if len(levels) > 1 else levels[0], arguments, "image")]
@@ -104,17 +106,25 @@ def attention_layers(
 
 
 def store_layers(path: str | Path) -> list[LayerData]:
-    """Return the slide that a store was made from, and its attention over it.
+    """Return the slide that a store was made from, and its overlays over it.
 
-    A slide that is no longer where it was is left out with a warning.
+    A slide that is no longer where it was, or is another file now, is left out with a warning.
     """
-    from tiling.errors import SlideError
-    from tiling.store import open_store
+    from tiling.errors import WSIError
+    from tiling.slide import open_slide
+    from tiling.store import check_source, open_store
 
     store = open_store(path)
     layers: list[LayerData] = []
     try:
-        layers += slide_layers(store.slide_path, mpp=store.slide_mpp)
-    except SlideError as err:
-        warnings.warn(f"{store.slide_id}: shown without its slide: {err}", stacklevel=2)
+        slide = open_slide(store.slide_path, mpp=store.slide_mpp)
+        check_source(store, slide)
+        layers += slide_layers(slide)
+        layers[0][1]["metadata"]["slide_id"] = store.slide_id
+    except WSIError as err:
+        warnings.warn(
+            f"{store.slide_id}: shown without its slide; open the slide from where it is now, "
+            f"and the map lies over it ({err})",
+            stacklevel=2,
+        )
     return layers + attention_layers(store)

@@ -33,6 +33,7 @@ from wsi_pipeline.config import (
 )
 from wsi_pipeline.errors import UsageError, reason_of
 from wsi_pipeline.progress import quiet_libraries
+from wsi_pipeline.segmentation.cli import segment
 
 if TYPE_CHECKING:
     from tiling.comparison import Comparison
@@ -69,6 +70,7 @@ app = App(
 )
 app.meta.suppress_keyboard_interrupt = False
 app.command(camelyon)
+app.command(segment)
 app.meta.group_parameters = cyclopts.Group("For every command", sort_key=0)
 
 
@@ -431,6 +433,7 @@ def _show_figures(task: str, metrics: dict[str, Any]) -> None:
     help_epilogue=_examples(
         "wsi predict --stores out --model model",
         "wsi predict --stores out --model model --patients labels.csv",
+        "wsi predict --stores out --model model --within outlines/slide_1.geojson",
     )
 )
 def predict(
@@ -439,6 +442,7 @@ def predict(
     model: Path,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     patients: Path | None = None,
+    within: Path | None = None,
     batch: BatchOptions = BatchOptions(),
 ) -> int:
     """Score embedded slides; attention goes into the stores, scores into predictions.csv.
@@ -452,12 +456,18 @@ def predict(
     patients
         CSV with slide_id (or path) and patient_id: all slides of a patient are also scored as one
         bag, into patients.csv. For models trained with --bag patient.
+    within
+        Outlines drawn on a slide (QuPath's .geojson, ASAP's .xml) in a file named after it, or a
+        folder of them: these slides are scored by the tiles inside alone, from the embeddings that
+        are there, into predictions_within.csv. Outlines of the class Ignore are cut out.
     """
     from wsi_pipeline.patients import predict_patients
     from wsi_pipeline.pipeline import predict_stores, root_of
     from wsi_pipeline.stages import load_model
 
-    result = predict_stores(stores, model, out, batch=batch)
+    if within is not None and patients is not None:
+        raise UsageError("--within scores parts of slides, --patients all slides: choose one")
+    result = predict_stores(stores, model, out, within=within, batch=batch)
     if patients is None and load_model(model.resolve()).takes_patients:
         warnings.warn(f"{model} was trained on all slides of a patient at once; each slide is "
                       "scored alone. Pass --patients for patients", stacklevel=2)  # fmt: skip
@@ -536,6 +546,42 @@ def view(slide: str, /, *, stores: Path | None = None, slide_mpp: SlideMpp = Non
 
     check_slide_mpp(slide_mpp)
     view_slide(slide, stores=stores, mpp=slide_mpp)
+    return 0
+
+
+@app.command(help_epilogue=_examples("wsi reviews out", "wsi reviews out --csv reviews.csv --json"))
+def reviews(out: Path, /, *, csv: Path | None = None, json_: AsJson = False) -> int:
+    """Show how far the readers of a run agree: Cohen's kappa, slide by slide and over all.
+
+    Parameters
+    ----------
+    out
+        Output folder of `wsi run` whose slides were reviewed in napari.
+    csv
+        Write every reader's last verdict on every region there.
+    """
+    from viewers.review.agreement import agreement_table, read_reviews, write_reviews
+
+    verdicts = read_reviews(out)
+    if csv is not None:
+        write_reviews(csv, verdicts)
+    rows = agreement_table(verdicts)
+    readers = sorted({verdict.reader for verdict in verdicts})
+    if json_:
+        print(json.dumps({"verdicts": len(verdicts), "readers": readers,
+                          "agreement": [asdict(row) for row in rows]}))  # fmt: skip
+        return 0
+    table = Table("slide", "first reader", "second reader", "regions", "agreed", "kappa", box=None)
+    for row in rows:
+        kappa = "not defined" if row.kappa is None else f"{row.kappa:.3f}"
+        cells = (row.slide_id, row.first, row.second, str(row.regions), str(row.agreed), kappa)
+        table.add_row(*map(escape, cells))
+    console = Console()
+    if rows:
+        console.print(table)
+    slides = len({verdict.slide_id for verdict in verdicts})
+    text = f"{len(verdicts)} verdicts on {slides} slides by {', '.join(readers)}"
+    console.print(escape(text), highlight=False, soft_wrap=True)
     return 0
 
 

@@ -31,7 +31,8 @@ from wsi_pipeline.results import (
     write_predictions,
 )
 from wsi_pipeline.run_table import RunTable, StageRow
-from wsi_pipeline.stages import SlideJob, load_encoder, load_model, resolved
+from wsi_pipeline.stages import SlideJob, find_encoder, load_encoder, load_model, resolved
+from wsi_pipeline.within import outlines_of, tiles_inside
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOTHING_DONE = 0, 1, 2, 3
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
@@ -153,10 +154,11 @@ def plan(
     encoder = replace(encoder, encoder=encoder.encoder or DEFAULT_ENCODER)
     spec = tiles.spec()
     if "embed" in stages:
+        wanted = find_encoder(encoder)  # its tiles are checked before its weights are looked for
+        spec = tiles.spec(wanted.default_tile_px)
+        wanted.check_tiles(spec.tile_px, spec.mpp, allow_mismatch=encoder.allow_mismatch)
         loaded = load_encoder(encoder)
         encoder, contract = resolved(encoder, loaded), loaded.contract
-        spec = tiles.spec(contract.default_tile_px)
-        contract.check_tiles(spec.tile_px, spec.mpp, allow_mismatch=encoder.allow_mismatch)
         if model_path is not None:
             made_with = mil_models.made_with(contract, spec)
             load_model(model_path).check_contract(made_with, "these parameters")
@@ -200,14 +202,24 @@ def run_slides(
 
 
 def run_stores(
-    command: str, stores: str | Path, job: SlideJob, *, batch: BatchOptions
+    command: str,
+    stores: str | Path,
+    job: SlideJob,
+    *,
+    batch: BatchOptions,
+    within: Path | None = None,
 ) -> RunResult:
-    """Run `job`'s stages on every store of an earlier run."""
+    """Run `job`'s stages on every store of an earlier run, or on those with outlines `within`."""
     jobs = [
         replace(job, entry=SlideEntry(store.slide_id, store.slide_path, store.slide_mpp[0]))
         for store in iter_stores(stores)
     ]
-    return run_jobs(command, jobs, job.out, batch=batch, parameters=parameters_of(job, batch))
+    parameters = parameters_of(job, batch)
+    if within is not None:
+        outlines = outlines_of(within, [job.slide_id for job in jobs])
+        jobs = [replace(j, within=outlines[j.slide_id]) for j in jobs if j.slide_id in outlines]
+        parameters["within"] = str(within)
+    return run_jobs(command, jobs, job.out, batch=batch, parameters=parameters)
 
 
 def run_jobs(
@@ -253,17 +265,24 @@ def predict_stores(
     model: str | Path,
     out: str | Path | None = None,
     *,
+    within: Path | None = None,
     batch: BatchOptions = BatchOptions(progress="none"),
 ) -> RunResult:
     """Score every store of an earlier run and write ``predictions.csv`` to `out` (or beside them).
 
     Slides are not opened; a store whose embeddings do not fit the model is a failed row.
+
+    Parameters
+    ----------
+    within
+        Outlines of a slide, or a folder of them: only these slides are scored, each by its tiles
+        inside, into ``predictions_within.csv``.
     """
     root = root_of(stores)
     job = replace(_stored_job(root, ["predict"]), model=_checked_model(model))
-    result = run_stores("predict", root, job, batch=batch)
+    result = run_stores("predict", root, job, batch=batch, within=within)
     folder = root if out is None else output_folder(out, stores=False)
-    _write_scores(folder, result, _open_stores(result), job.model)
+    _write_scores(folder, result, _open_stores(result), job.model, within=within)
     return result
 
 
@@ -321,22 +340,39 @@ def out_of_fold_scores(model: Path) -> dict[str, float]:
 
 
 def _write_scores(
-    folder: Path, result: RunResult, stores: Mapping[str, SlideStore], model: Path | None
+    folder: Path,
+    result: RunResult,
+    stores: Mapping[str, SlideStore],
+    model: Path | None,
+    *,
+    within: Path | None = None,
 ) -> dict[str, Prediction | None]:
     """Write ``predictions.csv`` if there is a model; return what this run had it say of slides."""
     if model is None:
         return {}
     loaded = load_model(model)
     done = {row.slide_id for row in result.rows if (row.stage, row.status) == ("predict", "done")}
-    predictions = {i: find_prediction(stores[i], loaded.model_id) for i in stores if i in done}
+    outlines = {} if within is None else outlines_of(within, stores)
+    predictions = {
+        i: find_prediction(store, loaded.model_id, part=_part_hash(store, outlines.get(i)))
+        for i, store in stores.items()
+        if i in done
+    }
     failures = {row.slide_id: row.reason for row in result.rows if row.status == "failed"}
     slides = [
         ScoredSlide(slide_id, stores.get(slide_id), predictions.get(slide_id),
                     failures.get(slide_id, ""))
         for slide_id in dict.fromkeys(row.slide_id for row in result.rows)
     ]  # fmt: skip
-    write_predictions(folder / "predictions.csv", loaded.columns, slides)
+    name = "predictions.csv" if within is None else "predictions_within.csv"
+    write_predictions(folder / name, loaded.columns, slides)
     return predictions
+
+
+def _part_hash(store: SlideStore, outlines: Path | None) -> str | None:
+    from mil_models.prediction import mask_hash
+
+    return None if outlines is None else mask_hash(tiles_inside(store, outlines))
 
 
 def _open_stores(result: RunResult) -> dict[str, SlideStore]:
@@ -405,4 +441,5 @@ def parameters_of(job: SlideJob, batch: BatchOptions) -> dict[str, Any]:
         "model": None if job.model is None else str(job.model),
         "workers": batch.workers,
         "stages": list(job.stages),
+        **({} if job.segment is None else {"segment": job.segment.to_dict()}),
     }

@@ -86,7 +86,16 @@ def _prediction_row(slide: ScoredSlide, outputs: Mapping[str, str]) -> dict[str,
     return row
 
 
-def find_prediction(store: SlideStore, model_id: str) -> Prediction | None:
-    """Return what the model called `model_id` said of the slide, or None."""
-    predictions = (store.prediction(name) for name in store.prediction_names())
-    return next((p for p in predictions if p.attrs["model_id"] == model_id), None)
+def find_prediction(
+    store: SlideStore, model_id: str, *, part: str | None = None
+) -> Prediction | None:
+    """Return what the model called `model_id` said of the slide, or None.
+
+    `part` is the hash of the tiles inside a region, as :func:`mil_models.prediction.mask_hash`
+    gives it; without it the whole slide is meant.
+    """
+    for name in store.prediction_names():
+        attrs = store.prediction_attrs(name)
+        if (attrs["model_id"], (attrs.get("within") or {}).get("sha256")) == (model_id, part):
+            return store.prediction(name)
+    return None

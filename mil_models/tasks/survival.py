@@ -226,7 +226,7 @@ class DiscreteSurvival(Survival):
     def predict(self, logits: Tensor) -> Tensor:
         hazard = logits.sigmoid()
         survived = torch.cat([torch.ones_like(hazard[:, :1]), (1 - hazard).cumprod(dim=1)], dim=1)
-        curves = survived.double().cpu().numpy()
+        curves = survived.detach().double().cpu().numpy()
         at = [np.interp(self.times, self.edges, curve) for curve in curves]
         risk = hazard.sum(dim=1, keepdim=True).cpu()
         points = torch.from_numpy(np.array(at).reshape(len(curves), len(self.times)))

@@ -78,6 +78,11 @@ class Reader(ABC):
         """The format's name, e.g. ``"aperio"``; "" if unknown."""
 
     @property
+    def icc_profile(self) -> bytes | None:
+        """ICC profile of the pixels, as the scanner wrote it; None if it wrote none."""
+        return None
+
+    @property
     @abstractmethod
     def associated_names(self) -> tuple[str, ...]:
         """Names of label, macro and thumbnail images; they may show the patient's name."""

@@ -52,6 +52,8 @@ class OpenSlideReader(Reader):
         stated = dict(self._slide.properties)
         self._properties = with_description(_with_dicom(stated), self._level_sizes[0])
         self._associated_names = tuple(sorted(self._slide.associated_images))
+        profile = self._slide.color_profile
+        self._icc_profile = profile.tobytes() if profile else None
         for level in range(len(self._level_sizes)):
             width, height = self.tile_size(level)
             if not 0 < width * height <= MAX_TILE_PX:
@@ -79,6 +81,10 @@ class OpenSlideReader(Reader):
     @property
     def vendor(self) -> str:
         return self._properties.get(openslide.PROPERTY_NAME_VENDOR, "")
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        return self._icc_profile
 
     @property
     def associated_names(self) -> tuple[str, ...]:

@@ -131,6 +131,10 @@ class TiffReader(Reader):
         return self._layout.vendor
 
     @property
+    def icc_profile(self) -> bytes | None:
+        return self._layout.icc_profile
+
+    @property
     def associated_names(self) -> tuple[str, ...]:
         return tuple(sorted(self._layout.associated))
 

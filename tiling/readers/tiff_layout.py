@@ -12,6 +12,7 @@ from tiling.readers.base import UnsupportedSlideError
 from tiling.readers.descriptions import description_properties, parse_xml, philips_spacings
 
 NDPI_TAG = 65420
+ICC_TAG = 34675
 OTHER_READERS = {
     "leica-microsystems.com/scn": "Leica SCN",
     "iScan": "Ventana BIF",
@@ -38,6 +39,7 @@ class TiffLayout:
     levels: tuple[TiffLevel, ...]
     associated: dict[str, int]
     properties: dict[str, str]
+    icc_profile: bytes | None = None
 
 
 def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
@@ -68,7 +70,14 @@ def read_layout(tiff: tifffile.TiffFile) -> TiffLayout:
         vendor = "ome-tiff"
     else:
         vendor = "generic-tiff"
-    return TiffLayout(vendor, tuple(levels), _associated(pages, vendor), properties)
+    icc = base.tags.get(ICC_TAG)
+    return TiffLayout(
+        vendor,
+        tuple(levels),
+        _associated(pages, vendor),
+        properties,
+        bytes(icc.value) if icc and isinstance(icc.value, bytes) else None,
+    )
 
 
 def _refuse_other_formats(pages: list[tifffile.TiffPage], description: str) -> None:

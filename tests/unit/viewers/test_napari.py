@@ -17,7 +17,7 @@ from tests.unit.tiling.test_store import make_store
 from tests.zarr_slides import write_ome_zarr
 from tiling import SlideStore, TileSpec
 from viewers import attention_layers, slide_layers, store_layers
-from viewers._reader import get_reader
+from viewers.napari_plugin.reader import get_reader
 
 napari = pytest.importorskip("napari")
 needs_display = pytest.mark.skipif(
@@ -28,8 +28,9 @@ needs_display = pytest.mark.skipif(
 def test_slide_layers_are_lazy_levels_in_micrometres(tissue_path: Path) -> None:
     [(levels, arguments, kind)] = slide_layers(tissue_path)
     assert kind == "image"
-    assert [level.shape for level in levels] == [(1537, 2051, 3), (384, 512, 3)]
-    assert levels[0].chunksize == (512, 512, 3)
+    # The file has 1 and 4; the level between them is averaged when it is asked for.
+    assert [level.shape for level in levels] == [(1537, 2051, 3), (768, 1026, 3), (384, 512, 3)]
+    assert levels[0].chunks == (512, 512, 3)
     assert arguments["scale"] == (0.5, 0.5)
     assert arguments["units"] == ("um", "um")
     assert arguments["rgb"]
@@ -91,7 +92,7 @@ def test_images_in_zarr_are_slides_and_not_stores(tmp_path: Path) -> None:
     assert read is not None
     [(levels, arguments, kind)] = read(path)
     assert (kind, arguments["scale"], arguments["rgb"]) == ("image", (0.5, 0.25), True)
-    assert np.array_equal(levels[0].compute(), pixels)
+    assert np.array_equal(np.asarray(levels[0]), pixels)
 
 
 def test_the_manifest_is_valid() -> None:
@@ -187,3 +188,71 @@ def test_wsi_view_opens_slide_heatmap_and_scale_bar(
     assert slide.scale.tolist() == [0.25, 0.25]  # the store's pixel size, not the slide's 0.5
     assert heat.scale.tolist() == [64.0, 64.0]
     assert viewer.canvas.overlays.scale_bar.visible
+
+
+@pytest.fixture
+def notes() -> Any:
+    """What the window tells: messages, by severity."""
+    from napari.utils.notifications import notification_manager
+
+    notification_manager.records.clear()
+    yield lambda: [(str(n.severity), n.message) for n in notification_manager.records]
+    notification_manager.records.clear()
+
+
+@needs_display
+def test_broken_slides_are_told_and_the_window_lives(
+    make_napari_viewer: Callable[..., Any], tissue_path: Path, tmp_path: Path, notes: Any
+) -> None:
+    """What is left of a truncated slide is shown; what is no slide at all is refused."""
+    whole = tissue_path.read_bytes()
+    (tmp_path / "cut.svs").write_bytes(whole[: len(whole) // 3])
+    (tmp_path / "noise.svs").write_bytes(whole[7:5000])
+    viewer = make_napari_viewer()
+    assert viewer.open(str(tmp_path / "noise.svs"), plugin="wsi-pipeline") == []
+    viewer.open(str(tmp_path / "cut.svs"), plugin="wsi-pipeline")
+    [(refused, why), (shown, how)] = notes()
+    assert (refused, shown) == ("error", "warning")
+    assert "noise.svs was not opened" in why
+    assert "check that the file is whole, or copy it again" in why
+    assert "cut.svs: parts cannot be decoded" in how
+    viewer.open(str(tissue_path), plugin="wsi-pipeline")
+    assert [layer.name for layer in viewer.layers] == ["cut", "tissue"]
+
+
+@needs_display
+def test_a_missing_pixel_size_is_asked_for_once(
+    make_napari_viewer: Callable[..., Any], no_mpp_path: Path, tmp_path: Path, qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    import platformdirs
+
+    from viewers.napari_plugin import pixel_size_dialog
+
+    monkeypatch.setattr(platformdirs, "user_config_path", lambda name: tmp_path / name)
+    viewer = make_napari_viewer()
+    [layer] = viewer.open(str(no_mpp_path), plugin="wsi-pipeline")
+    assert layer.units[0] == "pixel"
+    qtbot.waitUntil(lambda: bool(pixel_size_dialog._open), timeout=3000)
+    [dialog] = pixel_size_dialog._open
+    dialog.size_um.setValue(0.5)
+    dialog.accept()
+    assert layer.scale.tolist() == [0.5, 0.5]
+    assert str(layer.units[0]) == "micrometer"
+    viewer.layers.clear()
+    [again] = viewer.open(str(no_mpp_path), plugin="wsi-pipeline")
+    qtbot.wait(50)
+    assert not pixel_size_dialog._open
+    assert again.scale.tolist() == [0.5, 0.5]
+    assert again.metadata["mpp"] == (0.5, 0.5)
+
+
+def test_a_store_whose_slide_is_another_file_now_is_shown_without_it(
+    tissue_path: Path, blank_path: Path, tmp_path: Path
+) -> None:
+    slide = Path(shutil.copy(tissue_path, tmp_path / "s.tif"))
+    store = make_store(slide, tmp_path / "a.zarr")
+    shutil.copy(blank_path, slide)
+    with pytest.warns(UserWarning, match="is not the file the store was made from"):
+        layers = store_layers(store.path)
+    assert not any(a["metadata"].get("kind") == "slide" for _, a, _ in layers)

@@ -240,6 +240,8 @@ def test_two_writers_of_one_store(tissue_path: Path, tmp_path: Path) -> None:
         (["tile", "SLIDE", "-o", "SLIDE"], 3, "cannot be written"),
         (["embed", "SLIDE", "-o", "OUT", "--encoder", "resnt50"], 2, "did you mean"),
         (["embed", "SLIDE", "-o", "OUT", "--tile-px", "100"], 2, "multiple of 32 px from 96"),
+        # before weights are looked for: uni's are not here
+        (["embed", "SLIDE", "-o", "OUT", "--encoder", "uni", "--tile-px", "256"], 2, "224 px"),
         (["embed", "SLIDE", "-o", "OUT", "--workers", "0"], 2, "workers=0"),
         (["run", "SLIDE", "-o", "OUT", "--model", "OUT"], 2, "not a model folder"),
         (["info", "nothing.svs"], 3, "no such file"),
@@ -335,7 +337,8 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("command", ["", "info", "tile", "embed", "train", "predict", "heatmap",
-                                     "run", "view", "encoders", "doctor", "demo"])  # fmt: skip
+                                     "run", "view", "reviews", "encoders", "doctor",
+                                     "demo"])  # fmt: skip
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert wsi(*([command] if command else []), "--help") == 0
     text = capsys.readouterr().out

@@ -1,0 +1,105 @@
+"""napari's reader: slides and slide stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from viewers.layers import LayerData, slide_layers, store_layers
+
+ReadFunction = Callable[[str | Sequence[str]], list[Any]]
+ONLY_SLIDES = frozenset({".bif", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".vms", ".vmu"})
+"""Suffixes that nothing but a slide has: one that cannot be opened is told, not passed on."""
+NOTHING: list[Any] = [(None,)]
+"""napari's way of saying that a file was read and there is no layer."""
+
+
+def get_reader(path: str | Sequence[str]) -> ReadFunction | None:
+    """Return a function that reads `path`, or None if it is not ours. Never raises."""
+    paths = [path] if isinstance(path, str) else list(path)
+    if not paths or not all(_is_ours(p) for p in paths):
+        return None
+    return _read
+
+
+def _is_ours(path: str) -> bool:
+    from tiling.errors import UnsoundSlideError, WSIError
+    from tiling.slide import open_slide
+    from tiling.store import is_store
+
+    try:
+        if not is_store(path):
+            open_slide(path).close()
+    except UnsoundSlideError:
+        return True  # a slide, and broken: reading it says so
+    except (WSIError, OSError):
+        return Path(path).suffix.lower() in ONLY_SLIDES and Path(path).exists()
+    return True
+
+
+def _read(path: str | Sequence[str]) -> list[Any]:
+    """Read `path`; in a window, say what is wrong with a file and go on with the others."""
+    from tiling.errors import WSIError
+
+    paths = [path] if isinstance(path, str) else list(path)
+    layers: list[Any] = []
+    for one in paths:
+        try:
+            layers += read_layers(one)
+        except (WSIError, OSError) as err:
+            if not _has_window():
+                raise
+            from napari.utils.notifications import show_error
+
+            show_error(f"{Path(one).name} was not opened: {err}")
+    return layers or NOTHING
+
+
+def read_layers(path: str) -> list[LayerData]:
+    """Return the layers of a slide or a slide store; both may be folders called ``*.zarr``.
+
+    A slide without a pixel size is shown with the one that was told of it before; in a window,
+    one that is not known is asked for.
+    """
+    from tiling.store import is_store
+
+    if is_store(path):
+        layers = store_layers(path)
+    else:
+        layers = slide_layers(path)
+        if layers[0][1]["metadata"]["mpp"] is None:
+            layers = _with_told_size(path, layers)
+    if _has_window():
+        _tell_what_cannot_be_decoded(layers)
+    return layers
+
+
+def _with_told_size(path: str, layers: list[LayerData]) -> list[LayerData]:
+    from viewers.pixel_sizes import remembered_mpp
+
+    mpp = remembered_mpp(path)
+    if mpp is not None:
+        return slide_layers(path, mpp=mpp)
+    if _has_window():
+        from viewers.napari_plugin.pixel_size_dialog import ask_later
+
+        ask_later(path)
+    return layers
+
+
+def _tell_what_cannot_be_decoded(layers: list[LayerData]) -> None:
+    from napari.utils.notifications import show_warning
+
+    for data, arguments, _ in layers:
+        if arguments["metadata"].get("kind") == "slide":
+            level = data[0] if isinstance(data, list) else data
+            level.pyramid.on_unreadable = show_warning
+
+
+def _has_window() -> bool:
+    """Whether napari shows a window that can ask and tell."""
+    import sys
+
+    napari = sys.modules.get("napari")
+    return napari is not None and napari.current_viewer() is not None
