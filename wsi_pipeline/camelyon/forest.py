@@ -13,7 +13,7 @@ from wsi_pipeline.camelyon.errors import ChallengeTableError
 from wsi_pipeline.camelyon.maps import load_map
 from wsi_pipeline.camelyon.tables import IS_TUMOUR, few, read_rows
 from wsi_pipeline.errors import UsageError, as_usage_error
-from wsi_pipeline.stages import require_models
+from wsi_pipeline.models import require_models
 
 
 def train_forest(

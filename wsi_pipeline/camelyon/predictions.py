@@ -23,8 +23,8 @@ from wsi_pipeline.camelyon.options import DetectOptions
 from wsi_pipeline.camelyon.stages import NODE_NAME, stage_patients
 from wsi_pipeline.camelyon.tables import few
 from wsi_pipeline.errors import UsageError, as_usage_error, reason_of
+from wsi_pipeline.models import load_model, require_models
 from wsi_pipeline.results import write_json
-from wsi_pipeline.stages import load_model, require_models
 
 if TYPE_CHECKING:
     from mil_models.heatmap_forest import HeatmapForest
