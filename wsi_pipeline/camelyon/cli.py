@@ -6,7 +6,7 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -36,7 +36,8 @@ camelyon = App(
 @camelyon.command(
     help_epilogue="Examples:\n\n"
     "  wsi camelyon labels tumor_001.xml tumor_002.xml -o labelled --masks\n\n"
-    "  wsi camelyon labels annotations -o labelled --stores out"
+    "  wsi camelyon labels annotations -o labelled --stores out\n\n"
+    "  wsi camelyon labels annotations -o labelled --stores out --masks --mask-format tiff"
 )
 def labels(
     annotations: Annotated[list[Path], Parameter(negative="")],
@@ -46,6 +47,7 @@ def labels(
     stores: Path | None = None,
     tile_px: int = 512,
     masks: Annotated[bool, Flag] = False,
+    mask_format: Literal["png", "tiff", "ome-zarr"] = "png",
 ) -> int:
     """Label tiles by the share of them that is annotated as tumour.
 
@@ -65,11 +67,15 @@ def labels(
         Edge of the tiles of that grid, level-0 pixels.
     masks
         Also write masks/SLIDE.png at level 5: the slide's with --stores, else the grid's part.
+    mask_format
+        png at level 5; or tiff, ome-zarr: tiled pyramids from level 0 on.
     """
     from wsi_pipeline.camelyon.labels import label_tiles, unpacked_annotations
 
     with unpacked_annotations(annotations) as files:
-        written = label_tiles(files, out, stores=stores, tile_px=tile_px, masks=masks)
+        written = label_tiles(
+            files, out, stores=stores, tile_px=tile_px, masks=masks, mask_format=mask_format
+        )
     say(f"{len(written)} slides labelled in {out / 'labels'}")
     return 0
 
