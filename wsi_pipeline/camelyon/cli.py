@@ -1,4 +1,4 @@
-"""`wsi camelyon`: the challenges' official figures."""
+"""`wsi camelyon`: the challenges' official figures; its other commands are in `chain_cli`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ Seed = Annotated[int, Parameter(help="Seed of the draws for intervals.")]
 
 camelyon = App(
     name="camelyon",
-    help="Official figures of the CAMELYON16 and CAMELYON17 challenges.",
-    help_epilogue="Examples:\n\n  wsi camelyon froc --help",
+    help="CAMELYON16 and CAMELYON17: from the folders as downloaded to the official figures.",
+    help_epilogue="The whole way:\n\n"
+    "  wsi camelyon check CAMELYON16 --manifest manifest.csv\n\n"
+    "  wsi embed manifest.csv -o out\n\n"
+    "  wsi camelyon train --stores out --labels manifest.csv --annotations ANNOTATIONS -o model\n\n"
+    "  wsi camelyon predict --stores out --model model -o predicted\n\n"
+    "  wsi camelyon evaluate predicted --manifest manifest.csv --split test --masks MASKS\n\n"
+    "  wsi camelyon report predicted --stores out --masks MASKS",
     version_flags=[],
 )
 
