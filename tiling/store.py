@@ -210,9 +210,11 @@ class SlideStore:
         status = self._array(f"status/{name.rpartition('/')[2]}")
         return Rows(name, data, status, int(attributes_of(data)["block"]))
 
-    def embedding_names(self) -> list[str]:
-        """Return the names of the finished embeddings, sorted."""
+    def embedding_names(self, *, finished: bool = True) -> list[str]:
+        """Return the names of the finished embeddings, or of all of them, sorted."""
         names = _children(self._group, "embeddings")
+        if not finished:
+            return names
         return [n for n in names if self.rows(f"embeddings/{n}").is_complete]
 
     def embeddings(self, name: str | None = None) -> Rows:

@@ -449,6 +449,9 @@ class ReviewDock(QWidget):
         else:
             self._marker.data = [corners]
         self._marker.shape_type = "polygon"
+        self._marker.metadata = {
+            "kind": "marker", "rank": region.rank, "tiles": region.tiles.tolist(),
+        }  # fmt: skip
         self._fit_edge()
 
     def _fit_edge(self, *_: object) -> None:
