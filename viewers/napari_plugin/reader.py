@@ -26,16 +26,25 @@ def get_reader(path: str | Sequence[str]) -> ReadFunction | None:
 def _is_ours(path: str) -> bool:
     from tiling.errors import UnsoundSlideError, WSIError
     from tiling.slide import open_slide
-    from tiling.store import is_store
 
     try:
-        if not is_store(path):
+        if not _is_store(path):
             open_slide(path).close()
     except UnsoundSlideError:
         return True  # a slide, and broken: reading it says so
     except (WSIError, OSError):
         return Path(path).suffix.lower() in ONLY_SLIDES and Path(path).exists()
     return True
+
+
+def _is_store(path: str) -> bool:
+    from tiling.readers.kinds import is_zarr
+
+    if not is_zarr(path):
+        return False  # without importing zarr, which takes longer than opening a slide
+    from tiling.store import is_store
+
+    return is_store(path)
 
 
 def _read(path: str | Sequence[str]) -> list[Any]:
@@ -63,9 +72,7 @@ def read_layers(path: str) -> list[LayerData]:
 
     A slide without a pixel size is shown with the one that was told of it before.
     """
-    from tiling.store import is_store
-
-    if is_store(path):
+    if _is_store(path):
         return store_layers(path)
     layers = slide_layers(path)
     if layers[0][1]["metadata"]["mpp"] is None:
