@@ -19,7 +19,7 @@ class Key(NamedTuple):
     group: str
 
 
-VIEW, OVERLAYS, MEASURE = "View", "Overlays", "Measure"
+VIEW, OVERLAYS, MEASURE, REVIEW = "View", "Overlays", "Measure", "Review"
 
 KEYS: tuple[Key, ...] = (
     *(Key(str(number), f"{preset:g}x", VIEW) for number, preset in enumerate(PRESETS, start=1)),
@@ -28,6 +28,13 @@ KEYS: tuple[Key, ...] = (
     Key("H", "hide or show all overlays", OVERLAYS),
     Key("M", "measure a length; again: an area; again: stop", MEASURE),
     Key("F1", "this sheet", VIEW),
+    Key("Enter", "next region", REVIEW),
+    Key("J", "next region", REVIEW),
+    Key("K", "previous region", REVIEW),
+    Key("A", "agree", REVIEW),
+    Key("D", "disagree", REVIEW),
+    Key("U", "unsure", REVIEW),
+    Key("N", "write a note", REVIEW),
 )
 
 
