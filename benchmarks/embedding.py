@@ -183,7 +183,8 @@ def loader(path: Path, work: Path, arguments: argparse.Namespace) -> list[Table]
 
     def in_threads(read: Callable[[Coords], Any], threads: int) -> None:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(read, blocks))
+            for _ in pool.map(read, blocks):
+                pass  # the next takes the memory of this
 
     def loop(threads: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)

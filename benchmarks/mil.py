@@ -258,7 +258,7 @@ def make_bag(instances: int) -> Tensor:
 
 
 def training(model: nn.Module, bag: Tensor) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)  # as we train
 
     def step() -> None:
         model.train()

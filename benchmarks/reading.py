@@ -43,6 +43,7 @@ from tiling.tiles import TileGeometry, read_tiles
 
 BLOCK = 64
 BURSTS = 6
+LIMIT = "limit (C TurboJPEG)"
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def compare(path: Path, case: Case, arguments: argparse.Namespace) -> None:
                       f"{min(ratios):.2f}", f"{max(ratios):.2f}")  # fmt: skip
     left = blocks[rounds * arguments.blocks :]
     if arguments.threads and len(left) >= BURSTS:
-        for name in ("ours", "ours, dask"):
+        for name in (LIMIT, "ours", "ours, dask"):
             if name in readers:
                 gain = threads_gain(path, grid, case, left, name)
                 table.add_row(f"{name}: 2 threads / 1, wall", "", f"{gain:.2f}", "", "")
@@ -191,13 +192,13 @@ def threads_gain(path: Path, grid: TileGrid, case: Case, blocks: list[Coords], n
         here = blocks[burst * size : burst * size + size]
         times = []
         for threads in (1, 2):
-            read = ours(path, grid, case)
+            read = READERS[name](path, grid, case)
             started = time.perf_counter()
-            if name == "ours":
+            if name == "ours, dask":
+                dask_tiles(slide, grid, np.concatenate(here), threads)
+            else:
                 with ThreadPoolExecutor(threads) as pool:
                     list(pool.map(read, here))
-            else:
-                dask_tiles(slide, grid, np.concatenate(here), threads)
             times.append(time.perf_counter() - started)
         gains.append(times[0] / times[1])
     return statistics.median(gains)
@@ -338,7 +339,7 @@ READERS: dict[str, Callable[[Path, TileGrid, Case], ReadBlock | None]] = {
     "openslide": by_openslide,
     "ours": ours,
     "ours, dask": ours_by_dask,
-    "limit (C TurboJPEG)": by_limit,
+    LIMIT: by_limit,
     "cucim": by_cucim,
     "pyvips": by_pyvips,
     "fastslide": by_fastslide,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from tiling.tiles import TileStatus
 CACHE_BYTES = 1 << 30
 """Embeddings kept in memory between epochs; what does not fit is read again."""
 READ_AHEAD = 2
-"""Bags read before they are asked for."""
+"""Bags read before they are asked for, each by a thread."""
 CONTRACT_KEYS = ("encoder", "tiles")
 
 
@@ -59,28 +60,58 @@ class Bag:
         return Bag(self.values.to(device), self.coords.to(device))
 
 
+@dataclass(frozen=True, slots=True)
+class BagPart:
+    """One slide of a bag but for its values: little enough to be kept when they are not.
+
+    Attributes
+    ----------
+    keep
+        Which rows are real, shape ``(all rows,)``.
+    coords
+        x0, y0 of these in the bag's frame, int64, shape ``(N, 2)``.
+    """
+
+    rows: Rows
+    keep: NDArray[np.bool_]
+    coords: NDArray[np.int64]
+
+    def values(self) -> NDArray[np.float32]:
+        """Read the embeddings of the real rows, shape ``(N, D)``."""
+        return _real(np.asarray(self.rows.data[:], np.float32), self.keep)
+
+
 class BagCache:
-    """The bags of a training set; those that fit into `limit_bytes` are read once."""
+    """The bags of a training set; those that fit into `limit_bytes` are read once.
+
+    Of the others everything but the embeddings is kept, so that reading one again is reading just
+    these.
+    """
 
     def __init__(self, embeddings: str | None = None, *, limit_bytes: int = CACHE_BYTES) -> None:
         self._name = embeddings
         self._room = limit_bytes
         self._bags: dict[str, Bag] = {}
+        self._parts: dict[str, list[BagPart]] = {}
+        self._keeping = threading.Lock()
 
     def bag(self, slide: LabelledSlide) -> Bag:
         """Return the bag of a slide or patient, unreadable tiles left out."""
         key = slide.slide_id
-        if key not in self._bags:
-            bag = self._read(slide)
-            size = bag.values.nbytes + bag.coords.nbytes
-            if size > self._room:
-                return bag
-            self._bags[key] = bag
-            self._room -= size
-        return self._bags[key]
+        if key in self._bags:
+            return self._bags[key]
+        bag = self._read(slide)
+        size = bag.values.nbytes + bag.coords.nbytes
+        with self._keeping:  # several threads read ahead
+            if key not in self._bags and size <= self._room:
+                self._bags[key] = bag
+                self._room -= size
+        return bag
 
-    def stream(self, slides: Sequence[LabelledSlide], *, ahead: int = READ_AHEAD) -> Iterator[Bag]:
-        """Yield the bags in order; a thread reads the next ones while the caller works."""
+    def stream(
+        self, slides: Sequence[LabelledSlide], *, ahead: int = READ_AHEAD
+    ) -> Generator[Bag, None, None]:
+        """Yield the bags in order; threads read the next ones while the caller works."""
         with ExitStack() as stack:
             pool: ThreadPoolExecutor | None = None
             pending: deque[Bag | Future[Bag]] = deque()
@@ -88,7 +119,7 @@ class BagCache:
                 known = self._bags.get(slide.slide_id)
                 if known is None:
                     if pool is None:
-                        pool = stack.enter_context(ThreadPoolExecutor(1, "bags"))
+                        pool = stack.enter_context(ThreadPoolExecutor(max(ahead, 1), "bags"))
                     pending.append(pool.submit(self.bag, slide))
                 else:
                     pending.append(known)
@@ -98,7 +129,13 @@ class BagCache:
                 yield _ready(pending.popleft())
 
     def _read(self, slide: LabelledSlide) -> Bag:
-        return joined_bag([(store, store.embeddings(self._name)) for store in slide.stores])
+        parts = self._parts.get(slide.slide_id)
+        if parts is not None:
+            return _join(parts, [part.values() for part in parts])
+        stores = [(store, store.embeddings(self._name)) for store in slide.stores]
+        parts, values = read_parts(stores)
+        self._parts[slide.slide_id] = parts
+        return _join(parts, values)
 
 
 def joined_bag(stores: Sequence[tuple[SlideStore, Rows]]) -> Bag:
@@ -109,16 +146,32 @@ def joined_bag(stores: Sequence[tuple[SlideStore, Rows]]) -> Bag:
     EmptyBagError, EmbeddingValueError
         Of one of the slides.
     """
-    values, coords, left = [], [], 0
+    return _join(*read_parts(stores))
+
+
+def read_parts(
+    stores: Sequence[tuple[SlideStore, Rows]],
+) -> tuple[list[BagPart], list[NDArray[np.float32]]]:
+    """Return the slides of a bag, and the values of each; raises as `joined_bag` does."""
+    parts, values, left = [], [], 0
     for store, rows in stores:
         embeddings, keep = read_bag(store, rows)
-        values.append(np.ascontiguousarray(embeddings[keep]))
-        coords.append(store.grid.coords[keep] + np.array([left, 0]))
+        values.append(_real(embeddings, keep))
+        parts.append(BagPart(rows, keep, store.grid.coords[keep] + np.array([left, 0])))
         if len(stores) > 1:
             left += int(store.attrs["slide"]["width"])
-    if len(values) == 1:
-        return Bag(torch.from_numpy(values[0]), torch.from_numpy(coords[0]))
-    return Bag(torch.from_numpy(np.concatenate(values)), torch.from_numpy(np.concatenate(coords)))
+    return parts, values
+
+
+def _real(values: NDArray[np.float32], keep: NDArray[np.bool_]) -> NDArray[np.float32]:
+    return values if keep.all() else values[keep]
+
+
+def _join(parts: Sequence[BagPart], values: Sequence[NDArray[np.float32]]) -> Bag:
+    if len(parts) == 1:
+        return Bag(torch.from_numpy(values[0]), torch.from_numpy(parts[0].coords))
+    coords = np.concatenate([part.coords for part in parts])
+    return Bag(torch.from_numpy(np.concatenate(values)), torch.from_numpy(coords))
 
 
 def _ready(bag: Bag | Future[Bag]) -> Bag:

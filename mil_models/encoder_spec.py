@@ -89,8 +89,56 @@ class Proof:
         return f"{total / factor:.{digits}f}" == self.parameters[:-1]
 
 
+class TakesTiles:
+    """What an encoder and its contract say of the tiles that it was made for."""
+
+    __slots__ = ()
+    name: str
+    tile_px: int | None
+    trained_mpp: tuple[float, ...]
+    mpp_tolerance: float
+
+    @property
+    def default_tile_px(self) -> int:
+        """The tile's size; 256 where a range is allowed."""
+        return self.tile_px or DEFAULT_TILE_PX
+
+    def mismatch(self, tile_px: int, mpp: float) -> str:
+        """Return how such tiles differ from those the encoder was made for; empty if they do not.
+
+        A pixel size fits if it is within the tolerance of one that the encoder was trained at.
+        """
+        if self.tile_px is not None and tile_px != self.tile_px:
+            return f"takes tiles of {self.tile_px} px, not {tile_px}; pass --tile-px {self.tile_px}"
+        if self.tile_px is None and (tile_px % RANGE_MULTIPLE or tile_px < RANGE_MINIMUM):
+            return (
+                f"takes tiles of a multiple of {RANGE_MULTIPLE} px from {RANGE_MINIMUM}, "
+                f"not {tile_px}; pass --tile-px {DEFAULT_TILE_PX}"
+            )
+        widest = self.mpp_tolerance * (1 + 1e-9)  # 0.55 is within 10 % of 0.5, though not in binary
+        if self.trained_mpp and not any(
+            abs(mpp - trained) <= widest * trained for trained in self.trained_mpp
+        ):
+            allowed = " or ".join(f"{trained:g}" for trained in self.trained_mpp)
+            return f"was trained at {allowed} µm, not {mpp:g}; pass --mpp {self.trained_mpp[0]:g}"
+        return ""
+
+    def check_tiles(self, tile_px: int, mpp: float, *, allow_mismatch: bool = False) -> str:
+        """Make sure that the encoder was made for such tiles; return what was allowed all the same.
+
+        Raises
+        ------
+        EncoderMismatchError
+            Another size or pixel size, and `allow_mismatch` is false.
+        """
+        problem = self.mismatch(tile_px, mpp)
+        if problem and not allow_mismatch:
+            raise EncoderMismatchError(f"{self.name} {problem}, or --allow-mismatch")
+        return problem.partition(";")[0]
+
+
 @dataclass(frozen=True, slots=True)
-class EncoderSpec:
+class EncoderSpec(TakesTiles):
     """How an encoder is built and what it expects; one TOML file each.
 
     Attributes
@@ -142,11 +190,6 @@ class EncoderSpec:
     proof: Proof = Proof()
 
     @property
-    def default_tile_px(self) -> int:
-        """The tile's size; 256 where a range is allowed."""
-        return self.tile_px or DEFAULT_TILE_PX
-
-    @property
     def input_px(self) -> int | None:
         """What the backbone sees after resize and crop; None where a range is allowed."""
         return self.crop_px or self.resize_px or self.tile_px
@@ -180,7 +223,7 @@ class EncoderSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderContract:
+class EncoderContract(TakesTiles):
     """All that decides an embedding's numbers; stored with the embeddings and with models.
 
     `weights` is ``sha256:…`` of the file or ``random:<seed>``; `batch` is the forward batch; the
@@ -209,41 +252,3 @@ class EncoderContract:
     precision: str
     engine: str
     batch: int
-
-    @property
-    def default_tile_px(self) -> int:
-        """The tile's size; 256 where a range is allowed."""
-        return self.tile_px or DEFAULT_TILE_PX
-
-    def mismatch(self, tile_px: int, mpp: float) -> str:
-        """Return how such tiles differ from those the encoder was made for; empty if they do not.
-
-        A pixel size fits if it is within the tolerance of one that the encoder was trained at.
-        """
-        if self.tile_px is not None and tile_px != self.tile_px:
-            return f"takes tiles of {self.tile_px} px, not {tile_px}; pass --tile-px {self.tile_px}"
-        if self.tile_px is None and (tile_px % RANGE_MULTIPLE or tile_px < RANGE_MINIMUM):
-            return (
-                f"takes tiles of a multiple of {RANGE_MULTIPLE} px from {RANGE_MINIMUM}, "
-                f"not {tile_px}; pass --tile-px {DEFAULT_TILE_PX}"
-            )
-        widest = self.mpp_tolerance * (1 + 1e-9)  # 0.55 is within 10 % of 0.5, though not in binary
-        if self.trained_mpp and not any(
-            abs(mpp - trained) <= widest * trained for trained in self.trained_mpp
-        ):
-            allowed = " or ".join(f"{trained:g}" for trained in self.trained_mpp)
-            return f"was trained at {allowed} µm, not {mpp:g}; pass --mpp {self.trained_mpp[0]:g}"
-        return ""
-
-    def check_tiles(self, tile_px: int, mpp: float, *, allow_mismatch: bool = False) -> str:
-        """Make sure that the encoder was made for such tiles; return what was allowed all the same.
-
-        Raises
-        ------
-        EncoderMismatchError
-            Another size or pixel size, and `allow_mismatch` is false.
-        """
-        problem = self.mismatch(tile_px, mpp)
-        if problem and not allow_mismatch:
-            raise EncoderMismatchError(f"{self.name} {problem}, or --allow-mismatch")
-        return problem.partition(";")[0]

@@ -6,7 +6,8 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import cast
 
@@ -144,7 +145,7 @@ def train_head(
     the same bits.
     """
     optimizer = torch.optim.AdamW(
-        head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
     )
     model, optimizer = fabric.setup(_Objective(head), optimizer)
     best = _copy(head)
@@ -204,35 +205,43 @@ def _epoch(
     order = _order(lesson, epoch)
     size = max(options.batch or lesson.task.batch, options.devices)
     steps = [order[start : start + size] for start in range(0, len(order), size)]
+    mine = [_share(len(step), fabric) for step in steps]
     losses: list[Tensor] = []
-    for number, step in enumerate(steps):
-        rate = learning_rate(options, epoch - 1 + (number + 1) / len(steps))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        # A process without a bag of its own takes part with one that counts for nothing.
-        mine = list(range(fabric.global_rank, len(step), fabric.world_size))
-        share = fabric.world_size / len(step) if mine else 0.0
-        mine = mine or [0]
-        seeds = [seed_of(lesson.seed, epoch, number, position) for position in range(len(step))]
-        bags = [lesson.slides[index] for index in step]
-        targets = lesson.targets[step].to(fabric.device)
-        logits = None
-        if lesson.task.risk_set:
-            logits = _held_logits(model, bags, seeds, cache, options, fabric)
-        drawn = _drawn(cache, [bags[p] for p in mine], [seeds[p] for p in mine], options)
-        for count, (position, bag) in enumerate(zip(mine, drawn, strict=True), start=1):
-            criterion: Criterion = lesson.task.loss
-            if logits is not None:
-                criterion = lesson.task.within(logits, targets, position)
-            with fabric.no_backward_sync(model, enabled=count < len(mine)):  # type: ignore[arg-type]
-                here = bag.to(fabric.device)
-                loss = model(here.values, here.coords, targets[position : position + 1],
-                             criterion, _seeded(seeds[position]))  # fmt: skip
-                fabric.backward(loss * share)
-            losses.append(loss.detach())
-        optimizer.step()
-        optimizer.zero_grad()
+    # One stream for all steps: the bags of the next ones are read while this one is at work.
+    bags = [lesson.slides[step[p]] for step, own in zip(steps, mine, strict=True) for p in own]
+    with closing(cache.stream(bags)) as coming:
+        for number, (step, own) in enumerate(zip(steps, mine, strict=True)):
+            rate = learning_rate(options, epoch - 1 + (number + 1) / len(steps))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            weight = fabric.world_size / len(step) if fabric.global_rank < len(step) else 0.0
+            seeds = [seed_of(lesson.seed, epoch, number, position) for position in range(len(step))]
+            targets = lesson.targets[step].to(fabric.device)
+            logits = None
+            if lesson.task.risk_set:
+                rivals = [lesson.slides[index] for index in step]
+                logits = _held_logits(model, rivals, seeds, cache, options, fabric)
+            for count, position in enumerate(own, start=1):
+                criterion: Criterion = lesson.task.loss
+                if logits is not None:
+                    criterion = lesson.task.within(logits, targets, position)
+                with fabric.no_backward_sync(model, enabled=count < len(own)):  # type: ignore[arg-type]
+                    here = _drawn(next(coming), seeds[position], options).to(fabric.device)
+                    loss = model(here.values, here.coords, targets[position : position + 1],
+                                 criterion, _seeded(seeds[position]))  # fmt: skip
+                    fabric.backward(loss * weight)
+                losses.append(loss.detach())
+            optimizer.step()
+            optimizer.zero_grad()
     return float(torch.stack(losses).mean())
+
+
+def _share(count: int, fabric: Fabric) -> list[int]:
+    """Return which of a step's bags this process trains on.
+
+    A process without a bag of its own takes part with one that counts for nothing.
+    """
+    return list(range(fabric.global_rank, count, fabric.world_size)) or [0]
 
 
 def unwrapped(model: nn.Module) -> _Objective:
@@ -254,22 +263,16 @@ def _held_logits(
     """Return the logits of a step's bags as the step itself will find them, without gradients."""
     found: list[Tensor] = []
     objective = unwrapped(model)  # past Fabric and its gradient exchange
-    for seed, bag in zip(seeds, _drawn(cache, bags, seeds, options), strict=True):
-        here = bag.to(fabric.device)
+    for seed, bag in zip(seeds, cache.stream(bags), strict=True):
+        here = _drawn(bag, seed, options).to(fabric.device)
         with fabric.autocast():
             found.append(objective.output(here.values, here.coords, _seeded(seed)).logits.float())
     return torch.cat(found)
 
 
-def _drawn(
-    cache: BagCache,
-    bags: Sequence[LabelledSlide],
-    seeds: Sequence[int],
-    options: TrainOptions,
-) -> Iterator[Bag]:
-    """Yield the instances that each bag's seed draws."""
-    for seed, bag in zip(seeds, cache.stream(bags), strict=True):
-        yield bag.sampled(options.max_instances, torch.Generator().manual_seed(seed))
+def _drawn(bag: Bag, seed: int, options: TrainOptions) -> Bag:
+    """Return the instances of a bag that its seed draws."""
+    return bag.sampled(options.max_instances, torch.Generator().manual_seed(seed))
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -171,3 +171,66 @@ class TrainOptions:
             raise ValueError(f"at_least={self.at_least}: must be above 0 and at most 1")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate={self.learning_rate}: must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class TileTrainOptions:
+    """How a classifier of tiles is trained on tiles' labels.
+
+    Parameters
+    ----------
+    positive
+        Share of a tile that must be tumour for it to count as tumour. Tiles with less, but some,
+        count as neither.
+    per_slide
+        Tiles of tumour, and as many of normal tissue, drawn from a slide; and the most that a round
+        adds of a slide's false positives.
+    rounds
+        Rounds of hard negatives: the worst false positives of the training slides are added, and
+        training goes on. 0 for none.
+    epochs
+        Passes over the drawn tiles in a round, at most.
+    patience
+        Epochs without a lower validation loss before a round stops.
+    learning_rate
+        AdamW's.
+    weight_decay
+        AdamW's.
+    batch_tiles
+        Tiles per step; fewer where the tiles are few.
+    hidden
+        Width of the hidden layer; 0 for logistic regression.
+    dropout
+        Of the hidden layer.
+    k
+        A slide's score is the mean over so many of its highest tiles.
+    device
+        auto (CUDA where there is one, else the CPU), cpu, cuda.
+    """
+
+    positive: float = 0.5
+    per_slide: int = 1000
+    rounds: int = 2
+    epochs: int = 20
+    patience: int = 4
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    batch_tiles: int = 256
+    hidden: int = 256
+    dropout: float = 0.25
+    k: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("per_slide", "epochs", "patience", "batch_tiles", "k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("rounds", "hidden", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+        if not 0 < self.positive <= 1:
+            raise ValueError(f"positive={self.positive}: must be above 0 and at most 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout}: must be at least 0 and below 1")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate={self.learning_rate}: must be positive")

@@ -9,14 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from numpy.typing import NDArray
 
-from mil_models.answers import CLASS_TASKS
 from mil_models.bags import BagCache, check_readable, common_contract
-from mil_models.calibration import for_card
 from mil_models.checkpoint import INTENDED_USE, SavedHead, check_new, save_model, source_of
 from mil_models.heads import create_head
 from mil_models.labels import LabelledSlide, read_answers
@@ -25,16 +21,14 @@ from mil_models.loop import (
     Lesson,
     OnEpoch,
     create_fabric,
-    score_slides,
     seed_of,
     train_head,
 )
-from mil_models.metrics import task_metrics
 from mil_models.options import SplitOptions, TaskOptions, TrainOptions
+from mil_models.out_of_fold import fold_metrics, held_out_card, tested_scores
 from mil_models.resume import ResumeFolder
 from mil_models.splits import Split, choose_splits, split_rows
 from mil_models.tables import (
-    Scores,
     epoch_rows,
     issue_rows,
     prediction_rows,
@@ -42,7 +36,6 @@ from mil_models.tables import (
     write_events,
 )
 from mil_models.tasks import Task, task_from_json
-from mil_models.tasks.several import Several
 from tiling.nodes import Json
 from tiling.store import SlideStore
 
@@ -144,10 +137,13 @@ def train(
         learned = [
             _learn(lesson, card, cache, settings, fabric, resume, on_progress) for lesson in lessons
         ]
-        scores = _scores(lessons, learned, cache)
+        scores = tested_scores(lessons, learned, cache)
         rows = prediction_rows(slides, question, scores)
-        metrics = _metrics(rows, question, seed)
-        card |= _held_out(slides, question, scores, settings)
+        metrics = fold_metrics(rows, question, seed)
+        card |= held_out_card(
+            slides, question, scores, method=settings.calibration, rule=settings.rule,
+            at_least=settings.at_least,
+        )  # fmt: skip
         card |= {
             "training": _training_summary(slides, question, lessons, learned, settings, seed),
             "metrics": metrics,
@@ -249,60 +245,6 @@ def _learn(
     resume.save(done, learned.head.state_dict(), record)
     resume.drop(lesson.name)
     return learned
-
-
-def _scores(
-    lessons: Sequence[Lesson], learned: Sequence[Learned], cache: BagCache
-) -> dict[int, tuple[int, NDArray[np.float64]]]:
-    """Return, for each slide that some fold tested, the fold and the mean of its heads' answers."""
-    found: dict[int, list[NDArray[np.float64]]] = {}
-    fold_of: dict[int, int] = {}
-    splits = list(dict.fromkeys(lesson.split for lesson in lessons))
-    for lesson, one in zip(lessons, learned, strict=True):
-        tested = lesson.split.test
-        if not tested:
-            continue
-        logits = score_slides(one.head, [lesson.slides[i] for i in tested], cache)
-        values = one.task.predict(logits).double().numpy()
-        for index, value in zip(tested, values, strict=True):
-            found.setdefault(index, []).append(value)
-            fold_of[index] = splits.index(lesson.split)
-    return {i: (fold_of[i], np.mean(values, axis=0)) for i, values in sorted(found.items())}
-
-
-def _metrics(rows: Sequence[Mapping[str, str]], question: Task, seed: int) -> Json:
-    """Return the out-of-fold figures: of the task, or of each of several by its name."""
-    if not any(row["fold"] for row in rows):
-        return {"slides": 0}
-    if isinstance(question, Several):
-        return {name: _figures(rows, one, f"{name}.", seed) for name, one in question.tasks.items()}
-    return _figures(rows, question, "", seed)
-
-
-def _held_out(
-    slides: Sequence[LabelledSlide], question: Task, scores: Scores, settings: TrainOptions
-) -> Json:
-    """Return the card's calibration and operating point, from slides that no fold had seen."""
-    if question.kind not in CLASS_TASKS:
-        return {}
-    classes = list(question.outputs)
-    targets = np.array([classes.index(slides[i].label) for i in scores], np.int64)
-    values = np.array([value for _, value in scores.values()]).reshape(-1, len(classes))
-    found = for_card(
-        targets, values, method=settings.calibration, rule=settings.rule,
-        at_least=settings.at_least,
-    )  # fmt: skip
-    return {"held_out": found}
-
-
-def _figures(rows: Sequence[Mapping[str, str]], question: Task, prefix: str, seed: int) -> Json:
-    outputs = [f"{prefix}{column}" for column in question.outputs.values()]
-    names = dict.fromkeys(key for row in rows for key in row if key.startswith(prefix))
-    truths = [name for name in names if name not in outputs] if prefix else ["slide_id"]
-    rows = [row for row in rows if row["fold"] and any(row.get(name) for name in truths)]
-    columns = {n.removeprefix(prefix): [row.get(n, "") for row in rows] for n in names}
-    patients = [row["patient_id"] for row in rows]
-    return task_metrics(question.kind, columns, patients, classes=list(question.outputs), seed=seed)
 
 
 def _training_summary(

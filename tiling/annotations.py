@@ -121,7 +121,7 @@ def area_fractions(
     if not min(extent) > 0:
         raise ValueError(f"extent={extent}: must be positive")
     fractions = np.zeros(len(coords))
-    pieces = np.array(_pieces(area, 4 * max(extent)), dtype=object)
+    pieces = np.array(area_pieces(area, 4 * max(extent)), dtype=object)
     if not len(pieces) or not len(coords):
         return fractions
     corners = np.asarray(coords, np.float64)
@@ -169,6 +169,29 @@ def area_mask(
     return np.bitwise_xor.accumulate(toggles, axis=1)[:, :width].astype(bool)
 
 
+def area_pieces(area: shapely.Geometry, reach: float) -> list[Polygon]:
+    """Return `area` cut in halves until a piece has few vertices or is below `reach` px.
+
+    The pieces touch and do not overlap.
+    """
+    done: list[Polygon] = []
+    left = list(shapely.get_parts(area))
+    while left:
+        part = left.pop()
+        x0, y0, x1, y1 = part.bounds
+        if shapely.get_num_coordinates(part) <= MOST_VERTICES or max(x1 - x0, y1 - y0) <= reach:
+            done.append(part)
+            continue
+        if x1 - x0 > y1 - y0:
+            middle = (x0 + x1) / 2
+            halves = shapely.box([x0, middle], y0, [middle, x1], y1)
+        else:
+            middle = (y0 + y1) / 2
+            halves = shapely.box(x0, [y0, middle], x1, [middle, y1])
+        left += [p for half in shapely.intersection(part, halves) for p in _polygons(half).geoms]
+    return done
+
+
 def _filled(ring: Floats) -> MultiPolygon:
     if len(ring) < 3:
         return MultiPolygon()
@@ -188,26 +211,6 @@ def _polygons(found: shapely.Geometry) -> MultiPolygon:
 
 def _united(areas: Sequence[MultiPolygon]) -> shapely.Geometry:
     return shapely.disjoint_subset_union_all([a for a in areas if not a.is_empty])
-
-
-def _pieces(area: shapely.Geometry, reach: float) -> list[Polygon]:
-    """Return `area` cut in halves until a piece has few vertices or is below `reach` px."""
-    done: list[Polygon] = []
-    left = list(shapely.get_parts(area))
-    while left:
-        part = left.pop()
-        x0, y0, x1, y1 = part.bounds
-        if shapely.get_num_coordinates(part) <= MOST_VERTICES or max(x1 - x0, y1 - y0) <= reach:
-            done.append(part)
-            continue
-        if x1 - x0 > y1 - y0:
-            middle = (x0 + x1) / 2
-            halves = shapely.box([x0, middle], y0, [middle, x1], y1)
-        else:
-            middle = (y0 + y1) / 2
-            halves = shapely.box(x0, [y0, middle], x1, [middle, y1])
-        left += [p for half in shapely.intersection(part, halves) for p in _polygons(half).geoms]
-    return done
 
 
 def _edges(area: MultiPolygon) -> Iterable[tuple[Floats, Floats]]:

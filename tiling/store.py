@@ -268,22 +268,52 @@ class SlideStore:
         scores: Mapping[str, float],
         attention: NDArray[np.float32],
         attrs: Json,
+        others: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> Prediction:
         """Write what a model said; its name holds the model's hash, so the same name is the same.
 
-        `attention` has shape ``(N,)``, NaN for tiles that were left out of the bag.
+        `attention` has shape ``(N,)``, NaN for tiles that were left out of the bag; so have the
+        `others` that the model says of its tiles, by name, e.g. ``contribution``.
         """
-        if attention.shape != (len(self),):
-            raise ValueError(f"attention has shape {attention.shape}, the store {len(self)} tiles")
+        values = {"attention": attention, **(others or {})}
+        for key, value in values.items():
+            if value.shape != (len(self),):
+                raise ValueError(f"{key} has shape {value.shape}, the store {len(self)} tiles")
         group = self._group.require_group(f"predictions/{name}")
-        self._write(f"predictions/{name}/attention", attention.astype(np.float32), fill=np.nan)
+        for key, value in values.items():
+            self._write(f"predictions/{name}/{key}", value.astype(np.float32), fill=np.nan)
         recorded = {**attrs, "scores": dict(scores), "complete": True}
         group.attrs[ATTRIBUTES] = as_json(recorded)
         return self.prediction(name)
 
-    def image_group(self, name: str) -> zarr.Group:
-        """Return the group ``heatmaps/<name>``, made if there is none."""
-        return self._group.require_group(f"heatmaps/{name}")
+    def tile_values(self, prediction: str | None = None) -> dict[str, NDArray[np.float32]]:
+        """Return all that was stored of the tiles as one number each, by name.
+
+        Parameters
+        ----------
+        prediction
+            Full name of a prediction, whose attention is among the values; without it, what the
+            tiling said: the share of tissue, and of quality what was measured.
+
+        Returns
+        -------
+        Arrays of shape ``(N,)``, by the names they have in the store.
+        """
+        node = "grid" if prediction is None else f"predictions/{prediction}"
+        group = cast(zarr.Group, self._group[node])
+        return {
+            name: np.asarray(array[:], np.float32)
+            for name, array in sorted(group.arrays())
+            if array.shape == (len(self),)
+        }
+
+    def image_group(self, name: str, *, folder: str = "heatmaps") -> zarr.Group:
+        """Return the group ``<folder>/<name>`` of an image, made if there is none."""
+        return self._group.require_group(f"{folder}/{name}")
+
+    def image_names(self, folder: str) -> list[str]:
+        """Return the names of the images in a folder of the store, finished or not, sorted."""
+        return _children(self._group, folder) if folder in self._group else []
 
     def sweep(self) -> int:
         """Remove what a killed writer left behind (``*.partial``); return how many files.

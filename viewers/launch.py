@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 from tiling.store import open_store
 from viewers.errors import ViewerError
-from viewers.layers import attention_layers, slide_layers
+from viewers.layers import slide_layers
 from viewers.napari_plugin.reader import read_layers
+from viewers.overlays import overlay_layers
 
 if TYPE_CHECKING:
     from napari import Viewer
 
+DOCKS = ("Slide view", "Overlays")
+"""What is opened with the window; the others are in its Plugins menu."""
 INSTALL = "pip install 'wsi-pipeline[gui]'"
 
 
@@ -51,7 +54,7 @@ def create_viewer(
 
     if store is not None:
         opened = open_store(store)  # its tiles were laid with its pixel size: both are shown so
-        layers = slide_layers(path, mpp=opened.slide_mpp) + attention_layers(opened)
+        layers = slide_layers(path, mpp=opened.slide_mpp) + overlay_layers(opened)
     elif is_store(path):
         layers = read_layers(str(path))
     else:
@@ -62,6 +65,8 @@ def create_viewer(
     for layer in layers:
         viewer.add_layer(Layer.create(*layer))
     viewer.canvas.overlays.scale_bar.visible = True
+    for dock in DOCKS:
+        viewer.window.add_plugin_dock_widget("wsi-pipeline", dock)
     viewer.reset_view()
     return viewer
 

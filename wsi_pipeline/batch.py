@@ -144,6 +144,10 @@ def _work(job: SlideJob) -> list[StageRow]:
     if "embed" in job.stages:
         device = mil_models.device_of(job.encoder.device, int(worker.name))
         job = replace(job, encoder=replace(job.encoder, device=device))
+    if job.segment is not None:
+        options = job.segment.options
+        device = mil_models.device_of(options.device, int(worker.name))
+        job = replace(job, segment=replace(job.segment, options=replace(options, device=device)))
     return run_slide(job, tell)
 
 

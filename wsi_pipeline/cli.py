@@ -23,7 +23,7 @@ from mil_models.options import SplitOptions, TaskName, TaskOptions, TrainOptions
 from tiling.errors import WSIError
 from tiling.urls import redacted
 from wsi_pipeline import __version__
-from wsi_pipeline.camelyon.cli import camelyon
+from wsi_pipeline.camelyon.chain_cli import camelyon
 from wsi_pipeline.config import (
     BatchOptions,
     EncoderOptions,
@@ -33,6 +33,7 @@ from wsi_pipeline.config import (
 )
 from wsi_pipeline.errors import UsageError, reason_of
 from wsi_pipeline.progress import quiet_libraries
+from wsi_pipeline.segmentation.cli import segment
 
 if TYPE_CHECKING:
     from tiling.comparison import Comparison
@@ -69,6 +70,7 @@ app = App(
 )
 app.meta.suppress_keyboard_interrupt = False
 app.command(camelyon)
+app.command(segment)
 app.meta.group_parameters = cyclopts.Group("For every command", sort_key=0)
 
 
@@ -240,8 +242,8 @@ def train(
         Model folder to make.
     head
         How a bag becomes a score: abmil (gated attention), abmil_plain, acmil, additive (tiles'
-        contributions add up to the score), clam_sb, clam_mb, dsmil, dtfd, max, mean, topk,
-        transmil, windowed (looks at where tiles lie).
+        contributions add up to the score), clam_sb, clam_mb, dsmil, dtfd, max, mean, tile (the
+        slide is as its highest tile), topk, transmil, windowed (looks at where tiles lie).
     task
         What is predicted: binary, multiclass, multilabel, ordinal, regression, survival; or a TOML
         file with a table for each of several, e.g. [grade] and in it task = "ordinal".

@@ -31,7 +31,7 @@ from wsi_pipeline.results import (
     write_predictions,
 )
 from wsi_pipeline.run_table import RunTable, StageRow
-from wsi_pipeline.stages import SlideJob, load_encoder, load_model, resolved
+from wsi_pipeline.stages import SlideJob, find_encoder, load_encoder, load_model, resolved
 from wsi_pipeline.within import outlines_of, tiles_inside
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOTHING_DONE = 0, 1, 2, 3
@@ -154,10 +154,11 @@ def plan(
     encoder = replace(encoder, encoder=encoder.encoder or DEFAULT_ENCODER)
     spec = tiles.spec()
     if "embed" in stages:
+        wanted = find_encoder(encoder)  # its tiles are checked before its weights are looked for
+        spec = tiles.spec(wanted.default_tile_px)
+        wanted.check_tiles(spec.tile_px, spec.mpp, allow_mismatch=encoder.allow_mismatch)
         loaded = load_encoder(encoder)
         encoder, contract = resolved(encoder, loaded), loaded.contract
-        spec = tiles.spec(contract.default_tile_px)
-        contract.check_tiles(spec.tile_px, spec.mpp, allow_mismatch=encoder.allow_mismatch)
         if model_path is not None:
             made_with = mil_models.made_with(contract, spec)
             load_model(model_path).check_contract(made_with, "these parameters")
@@ -440,4 +441,5 @@ def parameters_of(job: SlideJob, batch: BatchOptions) -> dict[str, Any]:
         "model": None if job.model is None else str(job.model),
         "workers": batch.workers,
         "stages": list(job.stages),
+        **({} if job.segment is None else {"segment": job.segment.to_dict()}),
     }

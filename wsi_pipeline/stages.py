@@ -28,7 +28,7 @@ from tiling.store import (
     create_store,
     open_store,
 )
-from tiling.tissue import tissue_mask
+from tiling.tissue import TissueMask, tissue_mask
 from tiling.urls import redacted
 from wsi_pipeline.config import DEFAULT_ENCODER, EncoderOptions, TileOptions
 from wsi_pipeline.errors import OutputError, UsageError, as_usage_error, reason_of
@@ -38,6 +38,8 @@ from wsi_pipeline.within import tiles_inside
 
 if TYPE_CHECKING:
     from mil_models import Encoder, Model
+    from mil_models.encoder_spec import EncoderSpec
+    from wsi_pipeline.segmentation.options import SegmentJob
 
 ENLARGED = 0.9
 """Tiles with pixels smaller than so many of the slide's hold detail that was never scanned."""
@@ -56,6 +58,7 @@ class SlideJob:
     spec: TileSpec
     encoder: EncoderOptions = EncoderOptions()
     model: Path | None = None
+    segment: SegmentJob | None = None
     within: Path | None = None
     """Outlines: only tiles inside are scored."""
 
@@ -144,6 +147,14 @@ _loading, _drawing = threading.Lock(), threading.Lock()
 """Two slides are in work at once, but there is one encoder, and matplotlib is for one thread."""
 
 
+def find_encoder(options: EncoderOptions) -> EncoderSpec:
+    """Return what is known of the encoder before its weights are loaded."""
+    require_models()
+    from mil_models.network import find_spec
+
+    return find_spec(options.encoder or DEFAULT_ENCODER)
+
+
 def load_encoder(options: EncoderOptions) -> Encoder:
     """Return this process's encoder for `options`."""
     with _loading:
@@ -196,12 +207,16 @@ def _tile(work: SlideWork) -> StageOutcome:
     try:
         store = open_store(job.store_path)
     except StoreOpenError:
-        mask = tissue_mask(work.slide)
-        grid = tile_grid(work.slide, job.spec, mask)
-        create_store(job.store_path, work.slide, grid, mask, slide_id=job.slide_id)
+        make_store(work, tissue_mask(work.slide))
     else:
         check_store(store, work.slide, job.spec)
     return StageOutcome(len(work.store), reason=_remark(work.store))
+
+
+def make_store(work: SlideWork, mask: TissueMask) -> None:
+    """Lay the job's grid over the slide's tissue and make its store."""
+    grid = tile_grid(work.slide, work.job.spec, mask)
+    create_store(work.job.store_path, work.slide, grid, mask, slide_id=work.job.slide_id)
 
 
 def _remark(store: SlideStore) -> str:
@@ -259,12 +274,19 @@ def _heatmap(work: SlideWork) -> StageOutcome:
     return StageOutcome(len(work.store))
 
 
+def _segment(work: SlideWork) -> StageOutcome:
+    from wsi_pipeline.segmentation.stage import segment_slide
+
+    return segment_slide(work)
+
+
 STAGES: dict[str, Callable[[SlideWork], StageOutcome]] = {
     "tile": _tile,
     "save_tiles": _save_tiles,
     "embed": _embed,
     "predict": _predict,
     "heatmap": _heatmap,
+    "segment": _segment,
 }
 """The stages, in the order in which they can run."""
 

@@ -46,7 +46,7 @@ def train_model(
                 list(iter_stores(stores)), labels, out, on_progress=tell, **options
             )
     metrics: dict[str, Any] = result.metrics
-    _show(metrics, console)
+    show_metrics(metrics, console)
     return metrics
 
 
@@ -58,7 +58,8 @@ def is_first_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def _show(metrics: dict[str, Any], console: Console) -> None:
+def show_metrics(metrics: dict[str, Any], console: Console) -> None:
+    """Print out-of-fold figures as a table."""
     table = Table("out-of-fold", "value", "95 %, patients resampled", box=None)
     for key, value in _rows(metrics):
         table.add_row(key, *value)

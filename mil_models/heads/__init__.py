@@ -35,6 +35,7 @@ HEADS: dict[str, HeadEntry] = {
     "dtfd": HeadEntry("dtfd", "DTFDMIL", "pseudo-bags, two tiers (Zhang 2022)"),
     "max": HeadEntry("max", "MaxPool", "largest value of every feature"),
     "mean": HeadEntry("mean", "MeanPool", "mean of all tiles; the baseline"),
+    "tile": HeadEntry("tile", "TileClassifier", "a classifier of tiles; the slide as its highest"),
     "topk": HeadEntry("topk", "TopK", "mean of the highest tile scores of each class"),
     "transmil": HeadEntry("transmil", "TransMIL", "transformer at linear cost (Shao 2021)"),
     "windowed": HeadEntry("windowed", "WindowedTransformer", "transformer in windows of tiles"),

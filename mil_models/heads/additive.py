@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class AdditiveMIL(MILHead):
 
     permutation_equivariant: ClassVar[bool] = True
     has_attention: ClassVar[bool] = True
+    instance_logits_are: ClassVar[Literal["contributions"]] = "contributions"
 
     def __init__(
         self, dim: int, classes: int, *, hidden: int = 256, width: int = 128, dropout: float = 0.25

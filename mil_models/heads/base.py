@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,10 @@ class MILHead(nn.Module, ABC):
         The loss has a term that takes class indices as targets.
     needs_coords
         It refuses bags without the tiles' coordinates.
+    instance_logits_are
+        What the output's instance logits mean, "" where it has none: scores (logits of a tile by
+        itself, as the slide's), evidence (how much more a tile speaks for a class than against
+        it, learned within slides of that class alone), contributions (they add up to the slide's).
     """
 
     permutation_equivariant: ClassVar[bool]
@@ -61,6 +65,7 @@ class MILHead(nn.Module, ABC):
     attention_of_classes: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
     needs_coords: ClassVar[bool] = False
+    instance_logits_are: ClassVar[Literal["", "scores", "evidence", "contributions"]] = ""
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own convention)
@@ -49,6 +49,7 @@ class CLAMSB(MILHead):
     permutation_equivariant: ClassVar[bool] = True
     has_attention: ClassVar[bool] = True
     needs_classes: ClassVar[bool] = True
+    instance_logits_are: ClassVar[Literal["evidence"]] = "evidence"
 
     def __init__(
         self,
@@ -89,7 +90,8 @@ class CLAMSB(MILHead):
             "bottom": self._evidence(instances, -attention, mask),
             "pairs": (mask.sum(dim=1) // 2).clamp(max=self.k),  # (B,)
         }
-        return MILOutput(self._slide_logits(pooled), attention, aux=aux)
+        margins = None if self.training else self._margins(instances)
+        return MILOutput(self._slide_logits(pooled), attention, margins, aux)
 
     def loss(self, output: MILOutput, target: Tensor, criterion: Criterion) -> Tensor:
         bag_loss = criterion(output.logits, target).mean()
@@ -112,6 +114,11 @@ class CLAMSB(MILHead):
     def _slide_logits(self, pooled: Tensor) -> Tensor:
         logits: Tensor = self.classify(pooled[:, 0])
         return logits
+
+    def _margins(self, instances: Tensor) -> Tensor:
+        """Return how much more each instance speaks for each class than against, (B, N, C)."""
+        against, for_ = self.classify_instance(instances).unflatten(2, (self.classes, 2)).unbind(3)
+        return at_least_float32(for_ - against)
 
     def _evidence(self, instances: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """Return what the instance classifiers say of the highest `scores`, (B, C, k, 2)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ class DSMIL(MILHead):
     permutation_equivariant: ClassVar[bool] = True
     has_attention: ClassVar[bool] = True
     attention_of_classes: ClassVar[bool] = True
+    instance_logits_are: ClassVar[Literal["scores"]] = "scores"
 
     def __init__(self, dim: int, classes: int, *, width: int = 128, dropout: float = 0.25) -> None:
         super().__init__(dim, classes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ class TopK(MILHead):
     permutation_equivariant: ClassVar[bool] = True
     has_attention: ClassVar[bool] = True
     attention_of_classes: ClassVar[bool] = True
+    instance_logits_are: ClassVar[Literal["scores"]] = "scores"
 
     def __init__(
         self, dim: int, classes: int, *, k: int = 10, hidden: int = 256, dropout: float = 0.25

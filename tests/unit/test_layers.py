@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ["tiling", "mil_models", "viewers", "wsi_pipeline"]
-TORCH = {"torch", "torchvision", "timm", "safetensors", "lightning_fabric", "tensorboard"}
+TORCH = {"torch", "torchvision", "timm", "safetensors", "lightning_fabric", "tensorboard",
+         "segmentation_models_pytorch"}  # fmt: skip
 GUI = {"napari", "qtpy", "PySide6", "matplotlib", "jinja2", "fastapi", "vispy"}
 SLIDES = {"openslide", "tiffslide", "wsidicom", "pydicom", "cucim"}
 MODELS_MAY_USE = {

@@ -46,7 +46,8 @@ def labels(
     Parameters
     ----------
     annotations
-        Files named after their slides, or folders of them: ASAP's .xml, QuPath's .geojson, .json.
+        Files named after their slides, or folders or zip files of them: ASAP's .xml, QuPath's
+        .geojson, .json.
     out
         Output folder.
     stores
@@ -57,12 +58,11 @@ def labels(
     masks
         Also write masks/SLIDE.png at level 5: the slide's with --stores, else the grid's part.
     """
-    from wsi_pipeline.camelyon.labels import find_annotations, label_tiles
+    from wsi_pipeline.camelyon.labels import label_tiles, unpacked_annotations
 
-    written = label_tiles(
-        find_annotations(annotations), out, stores=stores, tile_px=tile_px, masks=masks
-    )
-    _say(f"{len(written)} slides labelled in {out / 'labels'}")
+    with unpacked_annotations(annotations) as files:
+        written = label_tiles(files, out, stores=stores, tile_px=tile_px, masks=masks)
+    say(f"{len(written)} slides labelled in {out / 'labels'}")
     return 0
 
 
@@ -137,7 +137,7 @@ def froc(
     console.print(table)
     hits = scores.slides.values()
     there = sum(h.lesions for h in hits)
-    _say(
+    say(
         f"FROC score ({found['variant']}): {_with_interval(found, 'froc_score')}",
         f"{len(hits)} slides, {sum(h.hits for h in hits)} of {there} lesions "
         f"found, {sum(len(h.itc) for h in hits)} groups of isolated tumour cells not counted",
@@ -177,7 +177,7 @@ def auc(
     if json_:
         print(json.dumps(found))
         return 0
-    _say(
+    say(
         f"AUROC: {_with_interval(found, 'auroc')}",
         f"{found['slides']} slides, {found['tumour']} with tumour",
         *([f"left out, a duplicate: {', '.join(found['left_out'])}"] if found["left_out"] else []),
@@ -247,7 +247,7 @@ def kappa(truth: Path, predicted: Path, /, *, seed: Seed = 0, json_: AsJson = Fa
     if json_:
         print(json.dumps(found))
         return 0
-    _say(
+    say(
         f"kappa: {_with_interval(found, 'kappa')}",
         f"{found['patients']} patients, {found['accuracy']:.1%} with the right stage",
         *(
@@ -265,6 +265,7 @@ def _with_interval(found: dict[str, Any], name: str) -> str:
     return f"{value:.4f}" + ("" if low is None else f" (95 % {low:.4f} to {high:.4f})")
 
 
-def _say(*lines: str) -> None:
+def say(*lines: str) -> None:
+    """Print lines as they are."""
     for line in lines:
         Console().print(escape(line), highlight=False, soft_wrap=True)

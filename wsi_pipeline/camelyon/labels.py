@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +20,7 @@ from tiling.annotation_files import read_annotations
 from tiling.annotations import AnnotationError, area_fractions, area_mask, tumour_area
 from tiling.atomic import replacing
 from tiling.geometry import tile_starts
-from tiling.store import iter_stores
+from tiling.store import SlideStore, iter_stores
 from wsi_pipeline.camelyon.errors import ChallengeTableError
 from wsi_pipeline.errors import UsageError
 
@@ -90,6 +93,62 @@ def label_tiles(
             with replacing(out / "masks" / f"{path.stem}.png") as partial:
                 Image.fromarray(area_mask(area, size, DOWNSAMPLE)).save(partial, format="PNG")
     return written
+
+
+@contextmanager
+def unpacked_annotations(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Give the annotation files among `paths`, in folders and in zip files among them.
+
+    Those of zip files, such as the challenges' lesion_annotations.zip, are unpacked for as long as
+    the context lasts.
+
+    Raises
+    ------
+    UsageError
+        There is none, or a zip file is broken.
+    """
+    with TemporaryDirectory() as place:
+        plain: list[Path] = []
+        for number, path in enumerate(paths):
+            if path.suffix.lower() != ".zip":
+                plain.append(path)
+                continue
+            folder = Path(place) / str(number)
+            folder.mkdir()
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    for name in archive.namelist():
+                        if Path(name).suffix.lower() in SUFFIXES:
+                            (folder / Path(name).name).write_bytes(archive.read(name))
+            except (OSError, zipfile.BadZipFile, RuntimeError) as err:
+                raise UsageError(f"{path}: cannot be unpacked: {err}") from err
+            plain.append(folder)
+        yield find_annotations(plain)
+
+
+def store_fractions(
+    annotations: Sequence[Path], stores: Iterable[SlideStore]
+) -> tuple[dict[str, NDArray[np.float64]], list[str]]:
+    """Return by slide_id the tumour share of every tile of its store, and files without a store.
+
+    A file belongs to the slide of its name, capitals or not: by the slide's id, or its file's.
+    """
+    index: dict[str, SlideStore] = {}
+    for store in stores:
+        for name in (PurePath(store.slide_path).stem, store.slide_id):
+            index[name.lower()] = store
+    found: dict[str, NDArray[np.float64]] = {}
+    alone = []
+    for path in annotations:
+        known = index.get(path.stem.lower())
+        if known is None:
+            alone.append(path.stem)
+            continue
+        if known.slide_id in found:
+            raise UsageError(f"two annotation files of {known.slide_id}")
+        area = tumour_area(read_annotations(path))
+        found[known.slide_id] = area_fractions(area, known.grid.coords, known.grid.extent)
+    return found, alone
 
 
 def find_annotations(paths: Sequence[Path]) -> list[Path]:

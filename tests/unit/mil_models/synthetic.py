@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -40,7 +40,9 @@ class MemoryBags(BagCache):
         values = torch.from_numpy(self.bags[slide.slide_id]).float()
         return Bag(values, torch.zeros(len(values), 2, dtype=torch.int64))
 
-    def stream(self, slides: Sequence[LabelledSlide], *, ahead: int = 0) -> Iterator[Bag]:
+    def stream(
+        self, slides: Sequence[LabelledSlide], *, ahead: int = 0
+    ) -> Generator[Bag, None, None]:
         return (self.bag(slide) for slide in slides)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,8 @@ from mil_models.bags import Bag, BagCache
 from mil_models.errors import EmptyBagError
 from mil_models.heads import create_head
 from mil_models.labels import LabelledSlide
-from mil_models.loop import Lesson, _order
+from mil_models.loop import Lesson, _order, create_fabric, train_head
+from mil_models.options import TrainOptions
 from mil_models.scoring import score_bag
 from mil_models.splits import Split
 from tests.unit.mil_models.conftest import MakeStores
@@ -36,6 +37,35 @@ def test_bags_are_read_ahead_in_order_and_kept_as_far_as_there_is_room(
                 assert torch.equal(bag.values, wanted[index])
                 assert torch.equal(bag.coords, torch.from_numpy(stores[index].grid.coords))
         assert len(cache._bags) == kept
+
+
+def test_the_bags_of_the_next_steps_are_read_while_one_is_at_work(make_stores: MakeStores) -> None:
+    """One stream for all steps of an epoch: one for each step would have nothing to read ahead."""
+
+    class Watched(BagCache):
+        def __init__(self) -> None:
+            super().__init__(limit_bytes=0)
+            self.streams: list[list[str]] = []
+
+        def stream(
+            self, slides: Sequence[LabelledSlide], *, ahead: int = 2
+        ) -> Generator[Bag, None, None]:
+            self.streams.append([slide.slide_id for slide in slides])
+            yield from super().stream(slides, ahead=ahead)
+
+    stores = make_stores(4)
+    rows = [{"label": "ab"[i % 2]} for i in range(4)]
+    answers, task, cache = answers_of(rows), task_of("binary", rows), Watched()
+    slides = [LabelledSlide(store, "", store.slide_id) for store in stores]
+    targets = task.targets(answers)
+    lesson = Lesson("all", Split("all", (0, 1, 2, 3), (), ()), slides, task.fitted(targets),
+                    targets, 0)  # fmt: skip
+    options = TrainOptions(epochs=2, batch=1, device="cpu")
+    head = create_head("abmil", dim=stores[0].embeddings().data.shape[1], classes=2)
+    train_head(head, lesson, cache, options, create_fabric(options))
+    everything = sorted(store.slide_id for store in stores)
+    assert [sorted(one) for one in cache.streams] == [everything, everything]
+    assert cache.streams[0] == [slides[i].slide_id for i in _order(lesson, 1)]
 
 
 def test_slides_of_a_patient_lie_side_by_side(make_stores: MakeStores) -> None:

@@ -240,6 +240,8 @@ def test_two_writers_of_one_store(tissue_path: Path, tmp_path: Path) -> None:
         (["tile", "SLIDE", "-o", "SLIDE"], 3, "cannot be written"),
         (["embed", "SLIDE", "-o", "OUT", "--encoder", "resnt50"], 2, "did you mean"),
         (["embed", "SLIDE", "-o", "OUT", "--tile-px", "100"], 2, "multiple of 32 px from 96"),
+        # before weights are looked for: uni's are not here
+        (["embed", "SLIDE", "-o", "OUT", "--encoder", "uni", "--tile-px", "256"], 2, "224 px"),
         (["embed", "SLIDE", "-o", "OUT", "--workers", "0"], 2, "workers=0"),
         (["run", "SLIDE", "-o", "OUT", "--model", "OUT"], 2, "not a model folder"),
         (["info", "nothing.svs"], 3, "no such file"),

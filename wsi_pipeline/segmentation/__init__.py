@@ -1,0 +1,1 @@
+"""Segmentation of whole slides: training on what is annotated, maps and outlines, figures."""

@@ -1,0 +1,75 @@
+"""`wsi segment predict`: slides and a model to maps, outlines, measures and pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tiling.atomic import replacing
+from wsi_pipeline.config import BatchOptions, TileOptions
+from wsi_pipeline.errors import as_usage_error
+from wsi_pipeline.manifest import SlideEntry
+from wsi_pipeline.pipeline import RunResult, output_folder, run_slides
+from wsi_pipeline.segmentation.options import PredictOptions, SegmentJob
+from wsi_pipeline.segmentation.stage import FOLDER, load, windows_of
+from wsi_pipeline.stages import SlideJob, require_models
+
+
+def predict_slides(
+    slides: Sequence[str],
+    model: Path,
+    out: Path,
+    *,
+    options: PredictOptions = PredictOptions(),
+    tiles: TileOptions = TileOptions(),
+    batch: BatchOptions = BatchOptions(progress="none"),
+) -> RunResult:
+    """Segment every slide: a map in its store, outlines, measures, a picture.
+
+    Writes ``segmentations/<slide>.geojson``, ``.json`` and ``.png``, ``segmentation.csv`` with a
+    row per slide and ``lesions.csv`` with one per lesion. What an earlier run did is kept.
+
+    Parameters
+    ----------
+    tiles
+        How slides are read (`slide_mpp`, `reader`), and the grid of stores that are not there yet.
+
+    Raises
+    ------
+    UsageError, ModelError
+        An argument is wrong, or the folder holds no segmentation model; nothing was started.
+    """
+    require_models()
+    path = model.resolve()
+    loaded, _ = load(path, options)
+    with as_usage_error():
+        windows_of((1, 1), (loaded.options.mpp,) * 2, loaded.options, options)
+    job = SlideJob(
+        SlideEntry("", ""), output_folder(out), ("segment",), tiles, tiles.spec(),
+        segment=SegmentJob(path, options),
+    )  # fmt: skip
+    result = run_slides("segment", slides, job, batch=batch)
+    write_tables(result.out)
+    return result
+
+
+def write_tables(out: Path) -> None:
+    """Write ``segmentation.csv`` and ``lesions.csv`` of all slides that were segmented in `out`."""
+    slides, lesions = [], []
+    for path in sorted((out / FOLDER).glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = found.pop("lesions")
+        slides.append(found)
+        lesions += [{"slide_id": found["slide_id"], **row} for row in rows]
+    _write_rows(out / "segmentation.csv", slides)
+    _write_rows(out / "lesions.csv", lesions)
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["slide_id"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
