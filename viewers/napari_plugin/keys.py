@@ -34,7 +34,8 @@ KEYS: tuple[Key, ...] = (
     Key("A", "agree", REVIEW),
     Key("D", "disagree", REVIEW),
     Key("U", "unsure", REVIEW),
-    Key("N", "write a note", REVIEW),
+    Key("N", "write a note on the region", REVIEW),
+    Key("Control-J", "next unread slide of the worklist", REVIEW),
 )
 
 

@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 
 from tiling.store import open_store
 from viewers.errors import ReviewError
+from viewers.napari_plugin.keys import tooltip
 from viewers.napari_plugin.scene import show_store, shown_stores, told
 from viewers.review.worklist import WorklistRow, filtered, next_unread, read_worklist
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import napari.viewer  # napari gives the viewer to what is annotated with this very name
 
 COLUMNS = ("slide", "score", "urgency", "answer", "read")
+WIDTHS, MINIMUM_WIDTH = (60, 70, 90, 45), 420
 NEXT_KEY = "Control-J"
 
 
@@ -72,15 +74,19 @@ class WorklistDock(QWidget):
         self.table = QTableWidget(0, len(COLUMNS))
         self.table.setHorizontalHeaderLabels(COLUMNS)
         self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        for column, width in enumerate(WIDTHS, start=1):
+            self.table.setColumnWidth(column, width)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setToolTip("Double click or Enter shows the slide")
         self.table.cellActivated.connect(self._open_row)
         self.next_button = QPushButton("Next unread slide")
-        self.next_button.setToolTip("The next slide by urgency that is not begun (Ctrl+J)")
+        self.next_button.setToolTip(tooltip(NEXT_KEY))
         self.next_button.clicked.connect(self.open_next)
         self.count = QLabel()
         self.count.setWordWrap(True)
+        self.count.setMinimumHeight(2 * self.fontMetrics().height())
+        self.setMinimumWidth(MINIMUM_WIDTH)
         place = QHBoxLayout()
         place.addWidget(self.folder, 1)
         place.addWidget(choose)
