@@ -47,8 +47,12 @@ from wsi_pipeline.config import EncoderOptions
 PEERS = {"abmil": "ABMIL", "clam_sb": "CLAM_SB", "dsmil": "DSMIL", "transmil": "TransMIL"}
 OWN_LOSS = ("DSMIL",)
 WIDTH = 256
-SMALL: dict[str, dict[str, Any]] = {"transmil": {"hidden": WIDTH, "heads": 8, "landmarks": 16}}
-"""What is not as by default: a field has 15 tiles at most, which 256 landmarks would be padding."""
+ALIKE: dict[str, dict[str, Any]] = {
+    "clam_sb": {"bag_weight": 1.0},
+    "transmil": {"hidden": WIDTH, "heads": 8, "landmarks": 16},
+}
+"""What both are given beside torchmil's: no clustering loss where it has none; landmarks for bags
+of 15 tiles at most, which 256 would be padding."""
 
 
 class TorchmilHead(MILHead):
@@ -112,7 +116,7 @@ def cross_validated(
         torch.manual_seed(own)
         head: MILHead = (
             TorchmilHead(name.removeprefix("torchmil "), dim) if name.startswith("torchmil ")
-            else create_head(name, dim=dim, classes=task.logits, **SMALL.get(name, {}))
+            else create_head(name, dim=dim, classes=task.logits, **ALIKE.get(name, {}))
         )  # fmt: skip
         fitted = task.fitted(targets[list(split.train)])
         lesson = Lesson(name, split, slides, fitted, targets, own)
