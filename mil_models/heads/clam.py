@@ -31,10 +31,10 @@ class CLAMSB(MILHead):
         L_{instance} = \frac{1}{2k} \Big(\sum_{n \in top_k} \ell(W_y h_n, 1)
         + \sum_{n \in bottom_k} \ell(W_y h_n, 0)\Big)
 
-    with the smooth top-1 SVM loss and c = 0.7 (`bag_weight`), as in the paper. With `subtyping` (classes exclude each other)
-    every other class learns that its top k are no evidence for it, and the sum is divided by the
-    number of classes. A bag with fewer than 2k instances takes half of them, so that none counts
-    both ways.
+    with the smooth top-1 SVM loss and c = 0.7 (`bag_weight`), as in the paper. With `subtyping`
+    (classes exclude each other) every other class learns that its top k are no evidence for it,
+    and the sum is divided by the number of classes. A bag with fewer than 2k instances takes half
+    of them, so that none counts both ways.
 
     References
     ----------

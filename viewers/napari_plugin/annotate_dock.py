@@ -25,7 +25,14 @@ from tiling.annotation_files import read_annotations, write_annotations
 from tiling.annotations import Annotation, AnnotationError
 from tiling.store import open_store
 from viewers.errors import ReviewError
-from viewers.napari_plugin.scene import ShownSlide, run_folder, shown_slide, shown_stores, told
+from viewers.napari_plugin.scene import (
+    MINIMUM_WIDTH,
+    ShownSlide,
+    run_folder,
+    shown_slide,
+    shown_stores,
+    told,
+)
 from viewers.review.annotations import from_shapes, to_shapes, without_hole
 from viewers.run_process import RunProcess
 
@@ -82,6 +89,7 @@ class AnnotateDock(QWidget):
         self.state.setWordWrap(True)
         form = QFormLayout()
         form.addRow("Class", self.classes)
+        self.setMinimumWidth(MINIMUM_WIDTH)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addLayout(grid)

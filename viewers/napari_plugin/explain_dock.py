@@ -25,9 +25,9 @@ from qtpy.QtWidgets import (
 
 from tiling.errors import WSIError
 from tiling.store import SlideStore, open_store
-from viewers.colours import heat_colours
+from viewers.colours import colours
 from viewers.errors import ReviewError
-from viewers.napari_plugin.scene import ShownSlide, shown_slide, shown_stores, told
+from viewers.napari_plugin.scene import MINIMUM_WIDTH, ShownSlide, shown_slide, shown_stores, told
 
 if TYPE_CHECKING:
     import napari.viewer  # napari gives the viewer to what is annotated with this very name
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 LAYER = "Grad-CAM"
 SMALLEST = 1e-30
-"""Of a scale that begins at 0, where nothing speaks for the answer."""
+"""Of a scale, where nothing in a tile matters."""
 INSTALL = "pip install 'wsi-pipeline[mil]'"
 
 
@@ -61,7 +61,7 @@ class Answer:
 
 
 class ExplainDock(QWidget):
-    """Click a tile: what in it speaks for the model's answer is drawn over it, in place.
+    """Click a tile: what in it speaks for the model's answer (red) or against (blue), in place.
 
     Values of all tiles that were clicked have one scale, so that they can be compared.
     """
@@ -99,6 +99,7 @@ class ExplainDock(QWidget):
         self.without_button.clicked.connect(self.score_without)
         self.answer = QLabel("Choose a model, press Explain on click, and click a tile.")
         self.answer.setWordWrap(True)
+        self.setMinimumWidth(MINIMUM_WIDTH)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addWidget(self.click_button)
@@ -178,23 +179,22 @@ class ExplainDock(QWidget):
         store = self.store
         placement = tile_placement(store, shown_slide(self.viewer), found.request.index,
                                    found.values.shape)  # fmt: skip
-        self._highest = max(self._highest, float(np.nanmax(found.values)), SMALLEST)
+        self._highest = max(self._highest, float(np.nanmax(np.abs(found.values))), SMALLEST)
         for layer in [v for v in self.viewer.layers if v.metadata.get("kind") == "explanation"]:
             if layer.metadata["index"] == found.request.index:
                 self.viewer.layers.remove(layer)
             else:
-                layer.contrast_limits = (0.0, self._highest)
+                layer.contrast_limits = (-self._highest, self._highest)
         active = self.viewer.layers.selection.active
         clear = (0.0, 0.0, 0.0, 0.0)
         made = Image(
-            np.maximum(found.values, 0),
+            found.values,
             name=f"{LAYER} tile {found.request.index}",
-            colormap={"name": "wsi-heat", "colors": heat_colours(), "nan_color": clear},
-            contrast_limits=(0.0, self._highest),
+            colormap={"name": "wsi-blue-red", "colors": colours("blue-red"), "nan_color": clear},
+            contrast_limits=(-self._highest, self._highest),
             blending="translucent",
-            opacity=0.6,
             interpolation2d="linear",
-            metadata={"kind": "explanation", "index": found.request.index, "raw": found.values},
+            metadata={"kind": "explanation", "index": found.request.index},
             **placement,
         )
         self.viewer.add_layer(made)

@@ -34,6 +34,7 @@ from tiling.errors import WSIError
 from tiling.store import Prediction, SlideStore, open_store
 from viewers.napari_plugin.keys import tooltip
 from viewers.napari_plugin.scene import (
+    MINIMUM_WIDTH,
     ShownSlide,
     check_same_slide,
     jump_to,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 KEYS = ("Enter", "J", "K", "A", "D", "U", "N")
 """Of the table of keys, those that this dock binds."""
 COLUMNS = ("", "score", "rank in slide", "verdict", "note")
-THUMBNAIL_PX, MINIMUM_WIDTH = 72, 420
+THUMBNAIL_PX = 72
 EDGE_PX = 3
 """Width of the marked region's edge on the screen, whatever the zoom."""
 MARKER = "region in review"
@@ -79,6 +80,8 @@ class ReviewDock(QWidget):
         self.current = -1
         self._marker: Shapes | None = None
         self._worker: Any = None
+        self._full: list[ReviewLog] = []
+        """Logs of other slides or readers whose last verdicts a full disk did not take."""
         self._build()
         self._bind_keys()
         viewer.layers.events.inserted.connect(self._layers_changed)
@@ -201,7 +204,13 @@ class ReviewDock(QWidget):
         self.viewer.scene.camera.events.zoom.disconnect(self._fit_edge)
         self._stop_worker()
         self._remove_marker()
+        self._put_log_away()
+        self._save_last()
         super().closeEvent(event)
+
+    @told
+    def _save_last(self) -> None:
+        self._flush_full()
 
     def _layers_changed(self, event: Any) -> None:
         if getattr(event, "value", None) is not self._marker:
@@ -216,6 +225,8 @@ class ReviewDock(QWidget):
             return
         if self.store is None or self.store.path not in stores:
             self._take(open_store(stores[0]))
+        else:
+            self._take_new_predictions()
         self._show_slide()
 
     @told
@@ -254,6 +265,14 @@ class ReviewDock(QWidget):
         self.predictions.setCurrentText((whole or names)[0])
         self._prediction_changed((whole or names)[0])
 
+    def _take_new_predictions(self) -> None:
+        """Offer what a run has written into the store meanwhile."""
+        names = [] if self.store is None else self.store.prediction_names()
+        known = {self.predictions.itemText(i) for i in range(self.predictions.count())}
+        self.predictions.blockSignals(True)
+        self.predictions.addItems([name for name in names if name not in known])
+        self.predictions.blockSignals(False)
+
     @told
     def _prediction_changed(self, name: str) -> None:
         if self.store is None or not name:
@@ -281,20 +300,23 @@ class ReviewDock(QWidget):
 
     def _open_log(self) -> None:
         """Take up this reader's file; without one (no name) nothing can be said."""
-        unsaved = [] if self.log is None else list(self.log.unsaved)
-        self.log = None
+        self._put_log_away()
         if self.store is None:
             return
-        name = self.reader.text()
-        self.log = ReviewLog.open(self.store.path, self.store.slide_id, name)
-        for verdict in unsaved:  # of a full disk: they go with the next, if the file is the same
-            if verdict.reader == self.log.reader and verdict.slide_id == self.store.slide_id:
-                self.log.unsaved.append(verdict)
-                self.log.said[verdict.key] = verdict
+        found = ReviewLog.open(self.store.path, self.store.slide_id, self.reader.text())
+        waiting = [log for log in self._full if log.path == found.path]
+        self.log = waiting[0] if waiting else found
+
+    def _put_log_away(self) -> None:
+        """Keep a log whose verdicts a full disk did not take; they go with the next verdict."""
+        if self.log is not None and self.log.unsaved and self.log not in self._full:
+            self._full.append(self.log)
+        self.log = None
 
     def _clear(self, why: str) -> None:
         self._stop_worker()
-        self.store, self.prediction, self.log, self.regions = None, None, None, []
+        self._put_log_away()
+        self.store, self.prediction, self.regions = None, None, []
         self.current = -1
         self.table.setRowCount(0)
         self.score.setText(why)
@@ -403,6 +425,12 @@ class ReviewDock(QWidget):
     def _keep(self, verdict: Verdict) -> None:
         if self.log is not None:
             self.log.add(verdict)
+        self._flush_full()
+
+    def _flush_full(self) -> None:
+        for log in list(self._full):
+            log.flush()
+            self._full.remove(log)
 
     def _verdict(self, row: int, answer: Answer | None) -> Verdict:
         if self.store is None or self.prediction is None:

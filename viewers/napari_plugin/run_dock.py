@@ -30,7 +30,7 @@ from tiling.tiles import TileStatus
 from viewers.errors import ReviewError
 from viewers.layers import attention_layers
 from viewers.napari_plugin.annotate_dock import AnnotateDock
-from viewers.napari_plugin.scene import run_folder, shown_slide, shown_stores, told
+from viewers.napari_plugin.scene import MINIMUM_WIDTH, run_folder, shown_slide, shown_stores, told
 from viewers.run_process import RunProcess, RunProgress
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class RunDock(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button)
         buttons.addWidget(self.cancel_button)
+        self.setMinimumWidth(MINIMUM_WIDTH)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addWidget(self.inside)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from napari.viewer import Viewer
 
+MINIMUM_WIDTH = 380
+"""Of a dock, screen px."""
 FILL = 0.5
 """How much of the window a region takes when the view jumps to it."""
 FINEST_MPP = 0.25

@@ -28,14 +28,14 @@ from qtpy.QtWidgets import (
 from tiling.store import open_store
 from viewers.errors import ReviewError
 from viewers.napari_plugin.keys import tooltip
-from viewers.napari_plugin.scene import show_store, shown_stores, told
+from viewers.napari_plugin.scene import MINIMUM_WIDTH, show_store, shown_stores, told
 from viewers.review.worklist import WorklistRow, filtered, next_unread, read_worklist
 
 if TYPE_CHECKING:
     import napari.viewer  # napari gives the viewer to what is annotated with this very name
 
 COLUMNS = ("slide", "score", "urgency", "answer", "read")
-WIDTHS, MINIMUM_WIDTH = (60, 70, 90, 45), 420
+WIDTHS = (60, 70, 90, 45)
 NEXT_KEY = "Control-J"
 
 

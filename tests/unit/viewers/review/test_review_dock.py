@@ -151,6 +151,46 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
     assert "NOT WRITTEN" not in dock.progress.text()
 
 
+def test_what_a_full_disk_did_not_take_outlives_a_change_of_reader(
+    viewer: Any, dock: Any, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = dock.log.path
+    monkeypatch.setattr(log.os, "write", full)
+    press(viewer, "a")
+    dock.reader.setText("Dr. B")
+    dock.reader.editingFinished.emit()
+    assert dock.table.item(0, 3).text() == ""
+    dock.reader.setText("Dr. A")
+    dock.reader.editingFinished.emit()
+    assert dock.table.item(0, 3).text() == "agree"
+    dock.reader.setText("Dr. B")
+    dock.reader.editingFinished.emit()
+    monkeypatch.undo()
+    dock.close()
+    assert [v.answer for v in read_verdicts(path)] == ["agree"]
+    assert "disk is full" in told[-1]
+
+
+def test_a_score_that_a_run_adds_is_offered(
+    viewer: Any, dock: Any, reviewed_store: SlideStore, qtbot: Any
+) -> None:
+    old = reviewed_store.prediction()
+    reviewed_store.write_prediction(
+        "other-0b0b0b0b", scores=old.scores, attention=old.attention[::-1],
+        attrs={**old.attrs, "model_id": "m2"},
+    )  # fmt: skip
+    press(viewer, "jj")
+    viewer.add_points([[0, 0]])  # any new layer is a reason to look
+    qtbot.waitUntil(lambda: dock.predictions.count() == 2, timeout=5000)
+    assert dock.current == 2
+    dock.predictions.setCurrentText("other-0b0b0b0b")
+    assert dock.prediction.name == "other-0b0b0b0b"
+    assert dock.current == 0
+
+
 def test_a_store_of_another_slide_is_refused_with_the_remedy(
     viewer: Any, dock: Any, blank_path: Path, tmp_path: Path, told: list[str]
 ) -> None:
