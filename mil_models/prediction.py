@@ -15,7 +15,7 @@ from mil_models.bags import Bag, contract_of, joined_bag, read_bag
 from mil_models.checkpoint import Model, source_of
 from mil_models.errors import EmptyBagError, MissingCoordsError, ModelMismatchError
 from mil_models.heads import MILHead
-from mil_models.scoring import score_bag
+from mil_models.scoring import bag_output
 from tiling.errors import MissingNodeError
 from tiling.nodes import Json, Rows, node_name
 from tiling.store import Prediction, SlideStore
@@ -37,12 +37,17 @@ class BagPrediction:
     attention
         float32, shape ``(N,)``: mean attention over the folds, sums to 1; uniform for a head
         without attention.
+    contribution
+        float32, shape ``(N,)``: what each tile adds to the log odds of the second of two classes,
+        or to the logit of the predicted one of several; the mean over the folds. None where the
+        heads do not say.
     """
 
     scores: NDArray[np.float64]
     attention: NDArray[np.float32]
     label: str
     is_positive: bool | None
+    contribution: NDArray[np.float32] | None = None
 
 
 def predict_bag(
@@ -99,11 +104,15 @@ def predict_patient(stores: Sequence[SlideStore], model: Model) -> BagPrediction
 
 
 def _answer(model: Model, bag: Bag) -> BagPrediction:
-    scores, attentions = [], []
+    scores, attentions, terms = [], [], []
     for head, task in zip(model.heads, model.tasks, strict=True):
-        logits, attention = score_bag(head, bag)
+        output = bag_output(head, bag)
+        logits = output.logits[0]
         scores.append(task.predict(logits.unsqueeze(0))[0].double().numpy())
+        attention = None if output.attention is None else output.attention[0]
         attentions.append(_attention_of(head, attention, logits, len(bag)))
+        if output.instance_logits is not None:
+            terms.append(output.instance_logits[0].double().numpy())
     mean = model.calibrated(np.mean(scores, axis=0)[None])[0]
     mean_attention = np.mean(attentions, axis=0)
     point = model.operating_point
@@ -112,7 +121,22 @@ def _answer(model: Model, bag: Bag) -> BagPrediction:
         (mean_attention / mean_attention.sum()).astype(np.float32),
         model.tasks[0].label(mean),
         None if point is None else bool(point.is_positive(mean[-1:])[0]),
+        _contribution(terms, mean) if len(terms) == len(model.heads) else None,
     )
+
+
+def _contribution(
+    terms: list[NDArray[np.float64]], scores: NDArray[np.float64]
+) -> NDArray[np.float32] | None:
+    """Return each instance's part in the answer ``(N,)``, of each fold's parts ``(N, C)``."""
+    parts = np.mean(terms, axis=0)
+    if parts.shape[1] == 2:
+        return np.asarray(parts[:, 1] - parts[:, 0], np.float32)
+    if parts.shape[1] == 1:
+        return np.asarray(parts[:, 0], np.float32)
+    if parts.shape[1] != len(scores):
+        return None
+    return np.asarray(parts[:, int(scores.argmax())], np.float32)
 
 
 def _attention_of(
@@ -163,10 +187,15 @@ def predict(
     point = model.operating_point
     attention = np.full(len(store), np.nan, np.float32)
     attention[keep] = found.attention
+    others = {}
+    if found.contribution is not None:
+        others["contribution"] = np.full(len(store), np.nan, np.float32)
+        others["contribution"][keep] = found.contribution
     return store.write_prediction(
         name,
         scores=dict(zip(model.classes, found.scores.tolist(), strict=True)),
         attention=attention,
+        others=others,
         attrs={
             **identity,
             "label": found.label,

@@ -210,9 +210,11 @@ class SlideStore:
         status = self._array(f"status/{name.rpartition('/')[2]}")
         return Rows(name, data, status, int(attributes_of(data)["block"]))
 
-    def embedding_names(self) -> list[str]:
-        """Return the names of the finished embeddings, sorted."""
+    def embedding_names(self, *, finished: bool = True) -> list[str]:
+        """Return the names of the finished embeddings, or of all of them, sorted."""
         names = _children(self._group, "embeddings")
+        if not finished:
+            return names
         return [n for n in names if self.rows(f"embeddings/{n}").is_complete]
 
     def embeddings(self, name: str | None = None) -> Rows:
@@ -266,18 +268,44 @@ class SlideStore:
         scores: Mapping[str, float],
         attention: NDArray[np.float32],
         attrs: Json,
+        others: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> Prediction:
         """Write what a model said; its name holds the model's hash, so the same name is the same.
 
-        `attention` has shape ``(N,)``, NaN for tiles that were left out of the bag.
+        `attention` has shape ``(N,)``, NaN for tiles that were left out of the bag; so have the
+        `others` that the model says of its tiles, by name, e.g. ``contribution``.
         """
-        if attention.shape != (len(self),):
-            raise ValueError(f"attention has shape {attention.shape}, the store {len(self)} tiles")
+        values = {"attention": attention, **(others or {})}
+        for key, value in values.items():
+            if value.shape != (len(self),):
+                raise ValueError(f"{key} has shape {value.shape}, the store {len(self)} tiles")
         group = self._group.require_group(f"predictions/{name}")
-        self._write(f"predictions/{name}/attention", attention.astype(np.float32), fill=np.nan)
+        for key, value in values.items():
+            self._write(f"predictions/{name}/{key}", value.astype(np.float32), fill=np.nan)
         recorded = {**attrs, "scores": dict(scores), "complete": True}
         group.attrs[ATTRIBUTES] = as_json(recorded)
         return self.prediction(name)
+
+    def tile_values(self, prediction: str | None = None) -> dict[str, NDArray[np.float32]]:
+        """Return all that was stored of the tiles as one number each, by name.
+
+        Parameters
+        ----------
+        prediction
+            Full name of a prediction, whose attention is among the values; without it, what the
+            tiling said: the share of tissue, and of quality what was measured.
+
+        Returns
+        -------
+        Arrays of shape ``(N,)``, by the names they have in the store.
+        """
+        node = "grid" if prediction is None else f"predictions/{prediction}"
+        group = cast(zarr.Group, self._group[node])
+        return {
+            name: np.asarray(array[:], np.float32)
+            for name, array in sorted(group.arrays())
+            if array.shape == (len(self),)
+        }
 
     def image_group(self, name: str, *, folder: str = "heatmaps") -> zarr.Group:
         """Return the group ``<folder>/<name>`` of an image, made if there is none."""

@@ -6,8 +6,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viewers.colours import heat_colours
-
 if TYPE_CHECKING:
     from tiling.slide import Slide
     from tiling.store import SlideStore
@@ -74,35 +72,10 @@ def attention_layers(
     prediction
         Name of one prediction; all of them if not given.
     """
-    from tiling.heatmap import percentile_rank, score_map
-    from tiling.store import SlideStore, open_store
+    from viewers.overlays import overlay_layers
 
-    found = store if isinstance(store, SlideStore) else open_store(store)
-    names = found.prediction_names() if prediction is None else [prediction]
-    grid, mpp = found.grid, found.slide_mpp
-    layers: list[LayerData] = []
-    for name in names:
-        said = found.prediction(name)
-        shape = {"extent": grid.extent, "stride": grid.stride, "slide_size": grid.slide_size}
-        ranks = score_map(grid.coords, percentile_rank(said.attention), **shape)
-        raw = score_map(grid.coords, said.attention, **shape)
-        arguments: dict[str, Any] = {
-            "name": f"attention {said.name}",
-            "scale": ranks.cell_um(mpp),
-            "translate": ranks.center_um(mpp),
-            "units": ("um", "um"),
-            "colormap": {
-                "name": "wsi-heat",
-                "colors": heat_colours(),
-                "nan_color": (0.0, 0.0, 0.0, 0.0),
-            },
-            "contrast_limits": (0.0, 1.0),
-            "blending": "translucent",
-            "interpolation2d": "nearest",
-            "metadata": {"attention": raw.values, "scores": said.scores, "label": said.label},
-        }
-        layers.append((ranks.values, arguments, "image"))
-    return layers
+    found = overlay_layers(store, prediction)
+    return [layer for layer in found if layer[1]["metadata"]["what"] == "attention"]
 
 
 def store_layers(path: str | Path) -> list[LayerData]:
@@ -113,6 +86,7 @@ def store_layers(path: str | Path) -> list[LayerData]:
     from tiling.errors import WSIError
     from tiling.slide import open_slide
     from tiling.store import check_source, open_store
+    from viewers.overlays import overlay_layers
 
     store = open_store(path)
     layers: list[LayerData] = []
@@ -127,4 +101,4 @@ def store_layers(path: str | Path) -> list[LayerData]:
             f"and the map lies over it ({err})",
             stacklevel=2,
         )
-    return layers + attention_layers(store)
+    return layers + overlay_layers(store)

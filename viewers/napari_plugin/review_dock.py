@@ -32,6 +32,7 @@ from qtpy.QtWidgets import (
 
 from tiling.errors import WSIError
 from tiling.store import Prediction, SlideStore, open_store
+from viewers.napari_plugin.keys import tooltip
 from viewers.napari_plugin.scene import (
     ShownSlide,
     check_same_slide,
@@ -49,17 +50,10 @@ if TYPE_CHECKING:
     import napari.viewer  # napari gives the viewer to what is annotated with this very name
     from napari.layers import Shapes
 
-KEYS = {
-    "Enter": "next region",
-    "J": "next region",
-    "K": "previous region",
-    "A": "agree",
-    "D": "disagree",
-    "U": "unsure",
-    "N": "write a note",
-}
+KEYS = ("Enter", "J", "K", "A", "D", "U", "N")
+"""Of the table of keys, those that this dock binds."""
 COLUMNS = ("", "score", "rank in slide", "verdict", "note")
-THUMBNAIL_PX = 72
+THUMBNAIL_PX, MINIMUM_WIDTH = 72, 420
 EDGE_PX = 3
 """Width of the marked region's edge on the screen, whatever the zoom."""
 MARKER = "region in review"
@@ -112,6 +106,7 @@ class ReviewDock(QWidget):
         form.addRow("", self.open_button)
         self.score = QLabel()
         self.score.setWordWrap(True)
+        self.setMinimumWidth(MINIMUM_WIDTH)
         self.score.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.table = QTableWidget(0, len(COLUMNS))
         self.table.setHorizontalHeaderLabels(COLUMNS)
@@ -133,6 +128,7 @@ class ReviewDock(QWidget):
         self.note.installEventFilter(self)
         self.progress = QLabel()
         self.progress.setWordWrap(True)
+        self.progress.setMinimumHeight(3 * self.fontMetrics().height())
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addWidget(self.score)
@@ -148,7 +144,7 @@ class ReviewDock(QWidget):
         for key, name in (("K", "Previous"), ("J", "Next"), ("A", "Agree"), ("D", "Disagree"),
                           ("U", "Unsure"), ("N", "Note")):  # fmt: skip
             button = QPushButton(name)
-            button.setToolTip(f"{KEYS[key].capitalize()} ({key})")
+            button.setToolTip(tooltip(key))
             button.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys stay with the slide
             button.clicked.connect(partial(self._act, key))
             self.buttons[key] = button
@@ -449,6 +445,9 @@ class ReviewDock(QWidget):
         else:
             self._marker.data = [corners]
         self._marker.shape_type = "polygon"
+        self._marker.metadata = {
+            "kind": "marker", "rank": region.rank, "tiles": region.tiles.tolist(),
+        }  # fmt: skip
         self._fit_edge()
 
     def _fit_edge(self, *_: object) -> None:

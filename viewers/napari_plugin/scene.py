@@ -76,6 +76,20 @@ def shown_stores(viewer: Viewer) -> list[str]:
     return list(dict.fromkeys(str(v.metadata["store"]) for v in chosen if v.metadata.get("store")))
 
 
+def run_folder(store: SlideStore) -> Path:
+    """Return the output folder of the run that a store is part of.
+
+    Raises
+    ------
+    ReviewError
+        The store is at a URL.
+    """
+    if "://" in store.path:
+        raise ReviewError(f"{store.path}: is not on a disk; copy the run here")
+    folder = Path(store.path).resolve().parent
+    return folder.parent if folder.name == "stores" else folder
+
+
 def show_store(viewer: Viewer, store: SlideStore) -> None:
     """Show a store's slide and heatmaps in place of what was shown of another slide.
 

@@ -13,10 +13,11 @@ from wsi_pipeline.camelyon.stages import NODE_NAME
 from wsi_pipeline.config import BatchOptions, TileOptions
 from wsi_pipeline.errors import as_usage_error
 from wsi_pipeline.manifest import SlideEntry
+from wsi_pipeline.models import require_models
 from wsi_pipeline.pipeline import RunResult, output_folder, run_slides
 from wsi_pipeline.segmentation.options import PredictOptions, SegmentJob
 from wsi_pipeline.segmentation.stage import FOLDER, load, windows_of
-from wsi_pipeline.stages import SlideJob, require_models
+from wsi_pipeline.slide_work import SlideJob
 
 
 def predict_slides(

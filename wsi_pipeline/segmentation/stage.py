@@ -35,7 +35,7 @@ from wsi_pipeline.errors import UsageError
 from wsi_pipeline.results import write_json
 from wsi_pipeline.segmentation.options import PredictOptions
 from wsi_pipeline.segmentation.scale import check_scale
-from wsi_pipeline.stages import SlideWork, StageOutcome, make_store
+from wsi_pipeline.slide_work import SlideWork, StageOutcome, make_store
 
 if TYPE_CHECKING:
     from mil_models.segmentation.checkpoint import SegmentationModel

@@ -18,10 +18,10 @@ from tiling.slide import open_slide, read_source
 from tiling.tissue import tissue_mask
 from wsi_pipeline.errors import UsageError, as_usage_error
 from wsi_pipeline.manifest import SlideEntry, collect_slides
+from wsi_pipeline.models import require_models
 from wsi_pipeline.segmentation.options import TruthOptions
 from wsi_pipeline.segmentation.scale import check_scale
 from wsi_pipeline.segmentation.truth import find_truth, read_truth
-from wsi_pipeline.stages import require_models
 
 PARTS = ("train", "val", "test")
 

@@ -93,9 +93,30 @@ def test_a_prediction_is_the_mean_of_the_folds(trained: tuple[list[SlideStore], 
     attention = np.mean([o.attention[0, 0].numpy() for o in outputs], axis=0)
     assert prediction.attention == pytest.approx(attention, abs=1e-6)
     assert prediction.attention.sum() == pytest.approx(1)
+    assert set(stores[1].tile_values(prediction.name)) == {"attention"}  # ABMIL has no parts
     assert prediction.attrs["seen_in_training"] is True
     assert predict(open_store(stores[1].path), model).name == prediction.name
     assert stores[1].prediction_names() == [prediction.name]
+
+
+def test_an_additive_model_stores_what_each_tile_adds(
+    make_stores: MakeStores, write_labels: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Their sum is the log odds of the second class, the mean over the folds."""
+    stores = make_stores(8)
+    labels = write_labels(labels_of(stores))
+    train(stores, labels, tmp_path / "model", head="additive", folds=2, epochs=2)
+    model = load_model(tmp_path / "model")
+    prediction = predict(stores[0], model)
+    bag = torch.from_numpy(stores[0].embeddings().data[:])[None]
+    mask = torch.ones(bag.shape[:2], dtype=torch.bool)
+    logits = torch.stack([head.eval()(bag, mask).logits[0] for head in model.heads])
+    found = open_store(stores[0].path).tile_values(prediction.name)
+    assert set(found) == {"attention", "contribution"}
+    assert found["contribution"].shape == (len(stores[0]),)
+    odds = float((logits[:, 1] - logits[:, 0]).mean())
+    assert float(found["contribution"].sum()) == pytest.approx(odds, abs=1e-5)
+    assert float(np.abs(found["contribution"]).sum()) > 0
 
 
 def test_unreadable_tiles_are_left_out_of_the_bag(

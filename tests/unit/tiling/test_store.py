@@ -162,6 +162,19 @@ def test_names_are_found_by_slug_where_it_is_unique(store: SlideStore) -> None:
         store.embeddings()
 
 
+def test_what_is_said_of_tiles_is_kept_beside_the_attention(store: SlideStore) -> None:
+    attention, added = (np.linspace(a, 1, len(store), dtype=np.float32) for a in (0, -1))
+    said = {"scores": {"a": 1.0}, "attention": attention, "attrs": {}}
+    with pytest.raises(ValueError, match="contribution has shape"):
+        store.write_prediction("m-00000000", **said, others={"contribution": added[1:]})
+    assert store.prediction_names() == []
+    store.write_prediction("m-00000000", **said, others={"contribution": added})
+    found = open_store(store.path).tile_values("m-00000000")
+    assert list(found) == ["attention", "contribution"]
+    assert np.array_equal(found["contribution"], added)
+    assert list(store.tile_values()) == ["tissue_fraction"]
+
+
 def test_check_store_names_what_changed(store: SlideStore, tissue_path: Path, tmp_path: Path,
                                         blank_path: Path) -> None:  # fmt: skip
     with open_slide(tissue_path) as slide:

@@ -8,11 +8,15 @@ import pytest
 
 from tests.unit.tiling.test_store import make_store
 from tiling import SlideStore, TileSpec
+from viewers.napari_plugin import hold_none
 
 with contextlib.suppress(ImportError):
     # triton (torch brings it on Linux) and Mesa's software OpenGL both carry LLVM: triton crashes
     # the process if it is loaded after a window was drawn, and is fine before.
     import triton._C.libtriton  # noqa: F401
+
+
+hold_none()
 
 
 @pytest.fixture

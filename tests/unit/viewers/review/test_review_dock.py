@@ -184,7 +184,7 @@ def test_the_score_the_point_and_the_thumbnails_are_shown(
     image = dock.table.item(0, 0).icon().pixmap(72, 72).toImage()
     assert image.pixelColor(36, 36).red() > image.pixelColor(36, 36).green() + 20  # pink tissue
     for button, key in zip(dock.buttons.values(), "KJADUN", strict=True):
-        assert f"({key})" in button.toolTip()
+        assert f"(key {key})" in button.toolTip()
 
 
 def test_without_a_store_it_says_what_to_open(viewer: Any, told: list[str]) -> None:
