@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def _read(path: str | Sequence[str]) -> list[Any]:
     layers: list[Any] = []
     for one in paths:
         try:
-            layers += read_layers(one)
+            found = read_layers(one)
+            layers += _without_open_slides(found) if _is_store(one) else found
         except (WSIError, OSError) as err:
             if not _has_window():
                 raise
@@ -81,6 +83,20 @@ def read_layers(path: str) -> list[LayerData]:
         mpp = remembered_mpp(path)
         return layers if mpp is None else slide_layers(path, mpp=mpp)
     return layers
+
+
+def _without_open_slides(layers: list[LayerData]) -> list[LayerData]:
+    """Leave out a store's slide where it is open already: its maps lie over that."""
+    if not _has_window():
+        return layers
+    import napari
+
+    def identity(said: dict[str, Any]) -> tuple[str, Any] | None:
+        is_slide = said.get("kind") == "slide" and said["mpp"] is not None
+        return (os.path.realpath(said["path"]), tuple(said["mpp"])) if is_slide else None
+
+    shown = [identity(layer.metadata) for layer in napari.current_viewer().layers]
+    return [x for x in layers if (own := identity(x[1]["metadata"])) is None or own not in shown]
 
 
 def attend(layers: list[LayerData]) -> None:

@@ -139,16 +139,12 @@ def check_same_slide(slide: ShownSlide, store: SlideStore) -> None:
 
 def jump_to(viewer: Viewer, slide: ShownSlide, box: Region) -> None:
     """Move the view so that a region (level-0 px) lies in its middle and takes half of it."""
-    (scale_y, scale_x), (corner_y, corner_x) = (
-        slide.placement["scale"], slide.placement["translate"]
-    )  # fmt: skip
+    scale_y, scale_x = slide.placement["scale"]
     camera, (height, width) = viewer.scene.camera, viewer.canvas.size
     zoom = FILL * min(height / (box.height * scale_y), width / (box.width * scale_x))
     closest = 1 / FINEST_MPP if slide.mpp is not None else 1.0
-    camera.center = (
-        corner_y + (box.y0 + box.height / 2) * scale_y,
-        corner_x + (box.x0 + box.width / 2) * scale_x,
-    )
+    middle = (box.y0 + (box.height - 1) / 2, box.x0 + (box.width - 1) / 2)
+    camera.center = tuple(slide.layer.data_to_world(middle)[-2:])  # however the slide is turned
     camera.zoom = min(zoom, closest)
 
 
