@@ -47,6 +47,12 @@ from wsi_pipeline.config import EncoderOptions
 PEERS = {"abmil": "ABMIL", "clam_sb": "CLAM_SB", "dsmil": "DSMIL", "transmil": "TransMIL"}
 OWN_LOSS = ("DSMIL",)
 WIDTH = 256
+ALIKE: dict[str, dict[str, Any]] = {
+    "clam_sb": {"bag_weight": 1.0},
+    "transmil": {"hidden": WIDTH, "heads": 8, "landmarks": 16},
+}
+"""What both are given beside torchmil's: no clustering loss where it has none; landmarks for bags
+of 15 tiles at most, which 256 would be padding."""
 
 
 class TorchmilHead(MILHead):
@@ -66,7 +72,7 @@ class TorchmilHead(MILHead):
             "CLAM_SB": {"gated": True},
         }.get(name, {})
         if name == "TransMIL":
-            self.model = peers.TransMIL((dim,), att_dim=WIDTH)
+            self.model = peers.TransMIL((dim,), att_dim=WIDTH, n_heads=8, n_landmarks=16)
         else:
             self.model = getattr(peers, name)((dim,), feat_ext=project, **arguments)
 
@@ -110,7 +116,7 @@ def cross_validated(
         torch.manual_seed(own)
         head: MILHead = (
             TorchmilHead(name.removeprefix("torchmil "), dim) if name.startswith("torchmil ")
-            else create_head(name, dim=dim, classes=task.logits)
+            else create_head(name, dim=dim, classes=task.logits, **ALIKE.get(name, {}))
         )  # fmt: skip
         fitted = task.fitted(targets[list(split.train)])
         lesson = Lesson(name, split, slides, fitted, targets, own)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from mil_models.bags import Bag, BagCache
 from mil_models.heads import Criterion, MILHead, MILOutput
 from mil_models.labels import LabelledSlide
 from mil_models.options import TrainOptions
-from mil_models.resume import ResumeFolder
+from mil_models.resume import ResumeFolder, packed, unpack
 from mil_models.scoring import score_bag
 from mil_models.splits import Split
 from mil_models.tasks import Task
@@ -152,7 +151,8 @@ def train_head(
     progress = _Progress()
     saved = None if resume is None else resume.load(lesson.name)
     if saved is not None:
-        progress, best = _restore(saved, head, optimizer)
+        best = unpack(saved[0], head, optimizer)
+        progress = _Progress(**saved[1])
     last_save = time.monotonic()
     for epoch in range(progress.epoch + 1, options.epochs + 1):
         if _is_over(progress, lesson, options):
@@ -170,7 +170,7 @@ def train_head(
         if on_epoch is not None:
             on_epoch(lesson.split.name, epoch, options.epochs, validation)
         if resume is not None and time.monotonic() - last_save >= options.checkpoint_seconds:
-            resume.save(lesson.name, _tensors(head, best, optimizer), asdict(progress))
+            resume.save(lesson.name, packed(head, best, optimizer), asdict(progress))
             last_save = time.monotonic()
     epoch = progress.epoch
     if progress.best_epoch:
@@ -319,35 +319,3 @@ def _is_over(progress: _Progress, lesson: Lesson, options: TrainOptions) -> bool
 
 def _copy(head: MILHead) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in head.state_dict().items()}
-
-
-def _tensors(
-    head: MILHead, best: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """Return all that a training goes on from, by flat names."""
-    found = {f"head.{key}": value for key, value in head.state_dict().items()}
-    found |= {f"best.{key}": value for key, value in best.items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        found |= {f"optimizer.{number}.{key}": torch.as_tensor(v) for key, v in state.items()}
-    return found
-
-
-def _restore(
-    saved: tuple[dict[str, Tensor], Json], head: MILHead, optimizer: torch.optim.Optimizer
-) -> tuple[_Progress, dict[str, Tensor]]:
-    """Put saved weights and moments back; return the progress and the best weights."""
-    tensors, record = saved
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    head.load_state_dict(part("head."))
-    state = optimizer.state_dict()
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        number, _, name = key.partition(".")
-        moments.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({**state, "state": moments})
-    device = next(head.parameters()).device
-    best = {key: value.to(device) for key, value in part("best.").items()}
-    return _Progress(**json.loads(json.dumps(record))), best

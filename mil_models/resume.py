@@ -10,15 +10,46 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from mil_models.errors import ModelError
 from tiling.nodes import Json
 
 IDENTITY, LOCK = "identity.json", "lock"
+
+
+def packed(
+    network: nn.Module, best: Mapping[str, Tensor], optimizer: Optimizer
+) -> dict[str, Tensor]:
+    """Return all tensors that a training goes on from, by flat names; `best` are weights too."""
+    found = {f"network.{key}": value for key, value in network.state_dict().items()}
+    found |= {f"best.{key}": value for key, value in best.items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{number}.{key}": torch.as_tensor(v) for key, v in state.items()}
+    return found
+
+
+def unpack(
+    tensors: Mapping[str, Tensor], network: nn.Module, optimizer: Optimizer
+) -> dict[str, Tensor]:
+    """Put what :func:`packed` returned back into both; return the best weights."""
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    network.load_state_dict(part("network."))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        number, _, name = key.partition(".")
+        moments.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    device = next(network.parameters()).device
+    return {key: value.to(device) for key, value in part("best.").items()}
 
 
 class ResumeFolder:

@@ -228,8 +228,8 @@ def _learn(
     for kind, count in counts.items():
         if not count:
             raise LabelTableError(
-                f"{lesson.split.name}: no tile of {kind} to train on; are the slides' outlines "
-                "named as the slides?"
+                f"{lesson.split.name}: no tile of {kind} to train on; are the outlines named "
+                f"as the slides, and do they fill {options.positive:g} of a tile (--positive)?"
             )
     device = _device(options)
     values, _ = sample.tensors(tiles)

@@ -23,6 +23,9 @@ PICTURE_SUFFIXES = (".png", ".bmp")
 MAX_PIXELS = 1 << 30
 
 
+Corners = NDArray[np.int64] | NDArray[np.float64]
+
+
 class MaskImageError(AnnotationError):
     """A picture of a mask cannot be read, is no mask, or is not its slide's."""
 
@@ -31,7 +34,7 @@ class RegionMask(Protocol):
     """What is annotated on a slide."""
 
     def read(
-        self, coords: NDArray[np.int64], extent: tuple[int, int], size: tuple[int, int]
+        self, coords: Corners, extent: tuple[float, float], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
         """Return which pixels of regions have their centre inside, ``(N, height, width)``.
 
@@ -68,7 +71,7 @@ class OutlineMask:
         self._tree = shapely.STRtree(self._pieces)
 
     def read(
-        self, coords: NDArray[np.int64], extent: tuple[int, int], size: tuple[int, int]
+        self, coords: Corners, extent: tuple[float, float], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
         found = np.zeros((len(coords), size[1], size[0]), np.bool_)
         if not len(self._pieces):
@@ -125,7 +128,7 @@ class ImageMask:
         ]
 
     def read(
-        self, coords: NDArray[np.int64], extent: tuple[int, int], size: tuple[int, int]
+        self, coords: Corners, extent: tuple[float, float], size: tuple[int, int]
     ) -> NDArray[np.bool_]:
         found = np.zeros((len(coords), size[1], size[0]), np.bool_)
         steps = [(np.arange(size[axis]) + 0.5) * extent[axis] / size[axis] for axis in (0, 1)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,8 @@ from tiling.slide import Slide, SlideRef
 from tiling.tiles import TileGeometry, TileStatus, read_tiles
 from tiling.tissue import TissueMask
 
+OPEN_SLIDES = 128
+"""Kept open by a pool: each tile comes from another slide, and opening takes longer than a tile."""
 ATTEMPTS = 16
 """Draws in place of a tile that cannot be decoded, before it is an error."""
 
@@ -71,10 +75,12 @@ class LabelledSlideTiles:
         centre = (np.asarray(cell) + rng.random(2)) * self.cell
         return np.floor(centre - np.asarray(self.geometry.extent) / 2).astype(np.int64)
 
-    def read(self, corner: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
+    def read(
+        self, slide: Slide, corner: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]] | None:
         """Return one tile ``(H, W, 3)`` and its mask ``(H, W)``; None if it cannot be decoded."""
         coords, size = corner[None], (self.geometry.tile_px,) * 2
-        pixels, status = read_tiles(self.ref.open(), coords, self.geometry)
+        pixels, status = read_tiles(slide, coords, self.geometry)
         if status[0] == TileStatus.UNREADABLE:
             return None
         return pixels[0], self.truth.read(coords, self.geometry.extent, size)[0]
@@ -123,6 +129,8 @@ class TilePool:
             True: [s for s in slides if len(s.inside)],
             False: [s for s in slides if len(s.outside)],
         }
+        self._open: OrderedDict[SlideRef, Slide] = OrderedDict()
+        self._lock = threading.Lock()
 
     def batch(
         self, count: int, *, inside_share: float, seed: int
@@ -143,6 +151,12 @@ class TilePool:
             Many tiles in a row cannot be decoded.
         """
         rng = np.random.default_rng(seed)
+        with self._lock:
+            return self._batch(count, inside_share, rng)
+
+    def _batch(
+        self, count: int, inside_share: float, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         wanted = int(np.floor(inside_share * count + rng.random()))
         kinds = [place < wanted for place in range(count)]
         found = [self._tile(inside, rng) for inside in kinds]
@@ -155,9 +169,17 @@ class TilePool:
         slides = self._slides[inside]
         for _ in range(ATTEMPTS):
             slide = slides[int(rng.integers(len(slides)))]
-            found = slide.read(slide.draw(inside=inside, rng=rng))
+            found = slide.read(self._opened(slide.ref), slide.draw(inside=inside, rng=rng))
             if found is not None:
                 return found
         raise SlideReadError(
             f"{slide.ref.path}: {ATTEMPTS} tiles in a row cannot be decoded; leave the slide out"
         )
+
+    def _opened(self, ref: SlideRef) -> Slide:
+        """Return a slide that stays open for the tiles to come; the one least used is closed."""
+        slide = self._open.pop(ref, None) or Slide(ref)
+        self._open[ref] = slide
+        if len(self._open) > OPEN_SLIDES:
+            self._open.popitem(last=False)[1].close()
+        return slide

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import shapely
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
@@ -160,17 +162,36 @@ def write_mask(
 
 def _mask_tiles(
     area: MultiPolygon, shape: tuple[int, int], downsample: int, tile_px: int
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield a level's tiles row by row, each row drawn at once."""
+) -> Iterator[bytes]:
+    """Yield a level's tiles, deflated, row by row; drawn only where the area's bounds are."""
     height, width = shape
-    columns = -(-width // tile_px) * tile_px
-    for top in range(0, height, tile_px):
-        rows = min(tile_px, height - top)
-        strip = np.zeros((tile_px, columns), np.uint8)
-        drawn = area_mask(area, (width, rows), downsample, first_row=top)
-        strip[:rows, :width] = drawn.view(np.uint8) * 255
-        for left in range(0, columns, tile_px):
-            yield np.ascontiguousarray(strip[:, left : left + tile_px])
+    nothing = zlib.compress(bytes(tile_px * tile_px))
+    left, top, right, bottom = _tiles_around(area, downsample, tile_px)
+    offset = left * tile_px * downsample, 0
+    local = shapely.transform(area, lambda points: points - offset)  # exact: whole numbers
+    columns = -(-width // tile_px)
+    right = min(right, columns)
+    for row in range(-(-height // tile_px)):
+        if not top <= row < bottom or left >= right:
+            yield from [nothing] * columns
+            continue
+        first, rows = row * tile_px, min(tile_px, height - row * tile_px)
+        strip = np.zeros((tile_px, (right - left) * tile_px), np.uint8)
+        wide = min(strip.shape[1], width - left * tile_px)
+        drawn = area_mask(local, (wide, rows), downsample, first_row=first)
+        strip[:rows, :wide] = drawn.view(np.uint8) * 255
+        yield from [nothing] * left
+        for part in np.split(strip, right - left, axis=1):
+            yield zlib.compress(part.tobytes()) if part.any() else nothing
+        yield from [nothing] * (columns - right)
+
+
+def _tiles_around(area: MultiPolygon, downsample: int, tile_px: int) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom (the last two exclusive) of the tiles an area is in."""
+    if area.is_empty:
+        return 0, 0, 0, 0
+    x0, y0, x1, y1 = (v / downsample / tile_px for v in area.bounds)
+    return max(int(x0), 0), max(int(y0), 0), int(max(x1, 0)) + 1, int(max(y1, 0)) + 1
 
 
 def _scaled(value: Any, downsample: int) -> Any:

@@ -42,7 +42,7 @@ def roc_chart(curves: Sequence[Curve], point: tuple[float, float] | None = None)
     if point is not None:
         axes.plot(*point, "o", color="black", markersize=6, label="operating point", zorder=5)
     _legend(axes, "lower right")
-    return _uri(figure)
+    return picture_uri(figure)
 
 
 def precision_recall_chart(curves: Sequence[Curve], prevalence: float | None) -> str:
@@ -52,7 +52,7 @@ def precision_recall_chart(curves: Sequence[Curve], prevalence: float | None) ->
         axes.axhline(prevalence, color=GREY, linewidth=1, linestyle=":")
     _curves(axes, curves, step=True)
     _legend(axes, "lower left")
-    return _uri(figure)
+    return picture_uri(figure)
 
 
 def reliability_chart(bins: Mapping[str, Sequence[tuple[float, float, int]]]) -> str:
@@ -65,7 +65,7 @@ def reliability_chart(bins: Mapping[str, Sequence[tuple[float, float, int]]]) ->
         axes.plot(x, y, color=colour, linewidth=1.2, label=_short(name))
         axes.scatter(x, y, s=size, color=colour, alpha=0.75, linewidths=0)
     _legend(axes, "upper left")
-    return _uri(figure)
+    return picture_uri(figure)
 
 
 def confusion_chart(matrix: NDArray[np.int64], classes: Sequence[str]) -> str:
@@ -94,7 +94,7 @@ def confusion_chart(matrix: NDArray[np.int64], classes: Sequence[str]) -> str:
             )
             axes.text(column, row, text, ha="center", va="center", fontsize=9,
                       color="white" if dark else "black")  # fmt: skip
-    return _uri(figure)
+    return picture_uri(figure)
 
 
 def survival_chart(curves: Sequence[Curve], note: str) -> str:
@@ -111,7 +111,7 @@ def survival_chart(curves: Sequence[Curve], note: str) -> str:
     axes.set_title(note, fontsize=10)
     axes.grid(color="#e6e9ee")
     _legend(axes, "best")
-    return _uri(figure)
+    return picture_uri(figure)
 
 
 def scatter_chart(values: Floats, predicted: Floats) -> str:
@@ -123,7 +123,7 @@ def scatter_chart(values: Floats, predicted: Floats) -> str:
     axes.scatter(values, predicted, s=14, color=BLUE, alpha=0.6, linewidths=0)
     axes.set(xlabel="true value", ylabel="predicted value")
     axes.grid(color="#e6e9ee")
-    return _uri(figure)
+    return picture_uri(figure)
 
 
 def _square(x: str, y: str) -> tuple[Figure, Axes]:
@@ -160,7 +160,8 @@ def _short(name: str, limit: int = NAME_CHARACTERS) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
-def _uri(figure: Figure) -> str:
+def picture_uri(figure: Figure) -> str:
+    """Return a figure as PNG in a data URI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

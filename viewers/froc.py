@@ -16,15 +16,11 @@ SHOWN = (0.125, 8.0)
 """False positives per slide at the ends of the axis, which is logarithmic."""
 
 
-def draw_froc(
-    path: str | Path, rates: Floats, sensitivities: Floats, points: Floats, *, title: str
-) -> Path:
-    """Write the curve as PNG.
+def froc_figure(rates: Floats, sensitivities: Floats, points: Floats, *, title: str) -> Figure:
+    """Draw the curve.
 
     Parameters
     ----------
-    path
-        Where; an existing file is replaced.
     rates, sensitivities
         The curve: mean false positives per slide, descending, and the share of lesions found,
         ``(T,)``.
@@ -49,6 +45,14 @@ def draw_froc(
              ylim=(0, 1.05))  # fmt: skip
     axes.set_title(title, fontsize=10)
     axes.grid(color="#e6e9ee")
+    return figure
+
+
+def draw_froc(
+    path: str | Path, rates: Floats, sensitivities: Floats, points: Floats, *, title: str
+) -> Path:
+    """Write the curve of :func:`froc_figure` as PNG, in place of an existing file."""
+    figure = froc_figure(rates, sensitivities, points, title=title)
     path = Path(path)
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=DPI)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tiling.store import open_store
+from tiling.slide import open_slide
+from tiling.store import check_source, open_store
 from viewers.errors import ViewerError
 from viewers.layers import slide_layers
-from viewers.napari_plugin.reader import read_layers
+from viewers.napari_plugin.reader import attend, read_layers
 from viewers.overlays import overlay_layers
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def create_viewer(
     ------
     ViewerError
         napari or a Qt binding is not installed.
+    StoreMismatchError
+        `store` was made from another slide.
     """
     try:
         import napari
@@ -54,16 +57,21 @@ def create_viewer(
 
     if store is not None:
         opened = open_store(store)  # its tiles were laid with its pixel size: both are shown so
-        layers = slide_layers(path, mpp=opened.slide_mpp) + overlay_layers(opened)
+        slide = open_slide(path, mpp=opened.slide_mpp)
+        check_source(opened, slide)
+        layers = slide_layers(slide) + overlay_layers(opened)
+        layers[0][1]["metadata"]["slide_id"] = opened.slide_id
     elif is_store(path):
         layers = read_layers(str(path))
     else:
-        layers = slide_layers(path, mpp=mpp)
+        layers = read_layers(str(path)) if mpp is None else slide_layers(path, mpp=mpp)
     # Reading off the window's thread: panning blocks it several times less.
     get_settings().experimental.async_ = True
     viewer = napari.Viewer(title=f"{Path(path).name} · research use only", show=show)
+    attend(layers)
     for layer in layers:
         viewer.add_layer(Layer.create(*layer))
+    viewer.layers.selection.active = viewer.layers[0]  # keys and status are the slide's
     viewer.canvas.overlays.scale_bar.visible = True
     for dock in DOCKS:
         viewer.window.add_plugin_dock_widget("wsi-pipeline", dock)

@@ -99,10 +99,54 @@ def overlay_layers(
 
     found = store if isinstance(store, SlideStore) else open_store(store)
     overlays = list(store_overlays(found, prediction))
-    return [
+    layers: list[LayerData] = [
         (*_layer(found, overlay, is_shown=number == 0 and bool(overlay.prediction)), "image")
         for number, overlay in enumerate(overlays)
     ]
+    return layers if prediction is not None else [*layers, *segmentation_layers(found)]
+
+
+def segmentation_layers(store: SlideStore) -> list[LayerData]:
+    """Return a store's finished segmentations as one multiscale layer each, lazy, not shown yet.
+
+    Their values are probabilities times 255.
+    """
+    from tiling.probability_map import SCALE, map_names, open_map
+
+    layers: list[LayerData] = []
+    for name in map_names(store):
+        found = open_map(store, name)
+        levels = [found.group[str(level)] for level in range(found.levels)]
+        (x, y), (mpp_x, mpp_y) = found.mpp(0), found.grid.slide_mpp
+        metadata = {
+            "kind": "overlay",
+            "store": store.path,
+            "slide_id": store.slide_id,
+            "prediction": name,
+            "what": "segmentation",
+            "raw": None,
+            "ranks": None,
+            "full": float(SCALE),
+            "scale": "raw",
+            "threshold": 0.0,
+            "colours": first_colours("segmentation"),
+        }
+        arguments = {
+            "name": title_of("segmentation", name),
+            "multiscale": len(levels) > 1,
+            "rgb": False,
+            "scale": (y, x),
+            "translate": ((y - mpp_y) / 2, (x - mpp_x) / 2),
+            "units": ("um", "um"),
+            "colormap": colour_map(metadata),
+            "contrast_limits": (0.0, float(SCALE)),
+            "blending": "translucent",
+            "interpolation2d": "nearest",
+            "visible": False,
+            "metadata": metadata,
+        }
+        layers.append((levels if len(levels) > 1 else levels[0], arguments, "image"))
+    return layers
 
 
 def _layer(store: SlideStore, overlay: Overlay, *, is_shown: bool) -> tuple[Any, dict[str, Any]]:
@@ -183,7 +227,8 @@ def first_colours(what: str) -> str:
     """Return the colours that values of that name are shown in first."""
     if what in _SIGNED:
         return "blue-red"
-    return {"attention": "heat", "tissue_fraction": "tissue"}.get(what, "viridis")
+    found = {"attention": "heat", "segmentation": "heat", "tissue_fraction": "tissue"}
+    return found.get(what, "viridis")
 
 
 def shown(metadata: dict[str, Any]) -> tuple[NDArray[np.float32], tuple[float, float]]:

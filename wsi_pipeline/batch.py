@@ -22,7 +22,8 @@ from distributed.scheduler import KilledWorker
 import mil_models
 from wsi_pipeline.progress import Reporter, quiet_libraries
 from wsi_pipeline.run_table import RunTable, StageRow
-from wsi_pipeline.stages import SlideJob, run_slide
+from wsi_pipeline.slide_work import SlideJob
+from wsi_pipeline.stages import run_slide
 
 PROGRESS_TOPIC = "wsi-progress"
 SLIDES_AT_ONCE = 2

@@ -461,9 +461,9 @@ def predict(
         folder of them: these slides are scored by the tiles inside alone, from the embeddings that
         are there, into predictions_within.csv. Outlines of the class Ignore are cut out.
     """
+    from wsi_pipeline.models import load_model
     from wsi_pipeline.patients import predict_patients
     from wsi_pipeline.pipeline import predict_stores, root_of
-    from wsi_pipeline.stages import load_model
 
     if within is not None and patients is not None:
         raise UsageError("--within scores parts of slides, --patients all slides: choose one")

@@ -12,8 +12,8 @@ from rich.progress import track
 from tiling.samples import sample_id, sample_label, write_sample_slide
 from wsi_pipeline.config import BatchOptions, EncoderOptions, TileOptions
 from wsi_pipeline.errors import UsageError
+from wsi_pipeline.models import require_models
 from wsi_pipeline.pipeline import output_folder, plan, run_slides, write_outputs
-from wsi_pipeline.stages import require_models
 from wsi_pipeline.training import train_model
 
 FEWEST_SLIDES = 4

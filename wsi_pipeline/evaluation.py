@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tiling.atomic import replacing
 from wsi_pipeline.errors import UsageError
+from wsi_pipeline.models import require_models
 from wsi_pipeline.results import package_versions, write_json
-from wsi_pipeline.stages import require_models
 
 if TYPE_CHECKING:
     from mil_models.answers import Answers

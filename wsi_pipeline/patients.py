@@ -12,8 +12,8 @@ from tiling.errors import WSIError
 from tiling.store import SlideStore, iter_stores
 from tiling.urls import redacted
 from wsi_pipeline.errors import UsageError, reason_of
+from wsi_pipeline.models import load_model
 from wsi_pipeline.split_check import match_stores, read_table
-from wsi_pipeline.stages import load_model
 
 
 def predict_patients(stores: Path, model: Path, table: Path, out: Path) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from wsi_pipeline.config import DEFAULT_ENCODER, BatchOptions, EncoderOptions, T
 from wsi_pipeline.errors import OutputError, UsageError, reason_of
 from wsi_pipeline.manifest import SlideEntry, collect_slides
 from wsi_pipeline.memory import peak_memory_bytes
+from wsi_pipeline.models import find_encoder, load_encoder, load_model, resolved
 from wsi_pipeline.progress import create_reporter
 from wsi_pipeline.results import (
     ScoredSlide,
@@ -31,7 +32,7 @@ from wsi_pipeline.results import (
     write_predictions,
 )
 from wsi_pipeline.run_table import RunTable, StageRow
-from wsi_pipeline.stages import SlideJob, find_encoder, load_encoder, load_model, resolved
+from wsi_pipeline.slide_work import SlideJob
 from wsi_pipeline.within import outlines_of, tiles_inside
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NOTHING_DONE = 0, 1, 2, 3

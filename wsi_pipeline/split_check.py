@@ -13,7 +13,7 @@ import numpy as np
 
 from tiling.store import SlideStore, iter_stores
 from wsi_pipeline.errors import UsageError
-from wsi_pipeline.stages import require_models
+from wsi_pipeline.models import require_models
 
 if TYPE_CHECKING:
     from mil_models.leaks import Finding, Fold, Tiles

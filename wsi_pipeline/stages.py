@@ -2,118 +2,40 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 import mil_models
 from tiling.errors import StoreOpenError
-from tiling.grid import TileSpec, tile_grid
 from tiling.save_tiles import save_tiles
-from tiling.slide import Slide, open_slide
 from tiling.store import (
-    Prediction,
     SlideStore,
     check_source,
     check_store,
-    create_store,
     open_store,
 )
-from tiling.tissue import TissueMask, tissue_mask
+from tiling.tissue import tissue_mask
 from tiling.urls import redacted
-from wsi_pipeline.config import DEFAULT_ENCODER, EncoderOptions, TileOptions
-from wsi_pipeline.errors import OutputError, UsageError, as_usage_error, reason_of
-from wsi_pipeline.manifest import SlideEntry
+from wsi_pipeline.errors import OutputError, UsageError, reason_of
+from wsi_pipeline.models import load_encoder, load_model
 from wsi_pipeline.run_table import StageRow
+from wsi_pipeline.slide_work import OnTiles, SlideJob, SlideWork, StageOutcome, make_store
 from wsi_pipeline.within import tiles_inside
 
 if TYPE_CHECKING:
-    from mil_models import Encoder, Model
-    from mil_models.encoder_spec import EncoderSpec
-    from wsi_pipeline.segmentation.options import SegmentJob
+    pass
 
 ENLARGED = 0.9
 """Tiles with pixels smaller than so many of the slide's hold detail that was never scanned."""
-OnTiles = Callable[[str, int, int], None]
-"""Called with (stage, tiles done, tiles in all)."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlideJob:
-    """One slide and all that is to be done to it; travels to a worker."""
-
-    entry: SlideEntry
-    out: Path
-    stages: tuple[str, ...]
-    tiles: TileOptions
-    spec: TileSpec
-    encoder: EncoderOptions = EncoderOptions()
-    model: Path | None = None
-    segment: SegmentJob | None = None
-    within: Path | None = None
-    """Outlines: only tiles inside are scored."""
-
-    @property
-    def slide_id(self) -> str:
-        """The slide's unique name in its run."""
-        return self.entry.slide_id
-
-    @property
-    def store_path(self) -> Path:
-        """Where the slide's store is, or will be."""
-        return self.out / "stores" / f"{self.slide_id}.zarr"
-
-
-@dataclass(frozen=True, slots=True)
-class StageOutcome:
-    """What a stage reports; `reason` without failure means that there was nothing to do."""
-
-    tiles: int
-    bad_tiles: int = 0
-    reason: str = ""
-    embedded: int = 0
-    encoder_seconds: float = 0.0
-
-
-class SlideWork:
-    """A job at work: its slide and store, opened when a stage first asks for them."""
-
-    def __init__(self, job: SlideJob, on_tiles: OnTiles | None) -> None:
-        self.job = job
-        self.on_tiles = on_tiles
-        self.prediction: Prediction | None = None
-
-    @functools.cached_property
-    def slide(self) -> Slide:
-        """The open slide."""
-        job = self.job
-        mpp = job.entry.mpp if job.entry.mpp is not None else job.tiles.slide_mpp
-        return open_slide(job.entry.path, reader=job.tiles.reader, mpp=mpp)
-
-    @functools.cached_property
-    def store(self) -> SlideStore:
-        """The slide's store, which must be there."""
-        store = open_store(self.job.store_path)
-        store.sweep()
-        return store
-
-    def progress(self, stage: str) -> Callable[[int, int], None] | None:
-        """Return what a stage calls with (tiles done, tiles in all)."""
-        return None if self.on_tiles is None else functools.partial(self.on_tiles, stage)
-
-    def close(self) -> None:
-        """Release the slide."""
-        if "slide" in self.__dict__:
-            self.slide.close()
+_drawing = threading.Lock()
+"""matplotlib is for one thread, and two slides are in work at once."""
 
 
 def run_slide(job: SlideJob, on_tiles: OnTiles | None = None) -> list[StageRow]:
@@ -141,66 +63,6 @@ def run_slide(job: SlideJob, on_tiles: OnTiles | None = None) -> list[StageRow]:
     return rows
 
 
-_encoders: dict[EncoderOptions, Encoder] = {}
-"""This process's one encoder, by the options it was asked for and by those it came to."""
-_loading, _drawing = threading.Lock(), threading.Lock()
-"""Two slides are in work at once, but there is one encoder, and matplotlib is for one thread."""
-
-
-def find_encoder(options: EncoderOptions) -> EncoderSpec:
-    """Return what is known of the encoder before its weights are loaded."""
-    require_models()
-    from mil_models.network import find_spec
-
-    return find_spec(options.encoder or DEFAULT_ENCODER)
-
-
-def load_encoder(options: EncoderOptions) -> Encoder:
-    """Return this process's encoder for `options`."""
-    with _loading:
-        if options not in _encoders:
-            require_models()
-            with as_usage_error():
-                found = mil_models.create_encoder(
-                    options.encoder or DEFAULT_ENCODER,
-                    weights=options.weights,
-                    random_weights=options.random_weights,
-                    device=options.device,
-                    batch_size=options.batch_size,
-                    engine=options.engine,
-                    precision=options.precision,
-                )
-            _encoders.clear()
-            _encoders[options] = _encoders[resolved(options, found)] = found
-        return _encoders[options]
-
-
-def resolved(options: EncoderOptions, encoder: Encoder) -> EncoderOptions:
-    """Return `options` with what ``auto`` came to, so that every worker does the same."""
-    contract = encoder.contract
-    found: dict[str, Any] = {
-        "batch_size": contract.batch,
-        "engine": contract.engine,
-        "precision": contract.precision,
-    }
-    return replace(options, **found)
-
-
-@functools.lru_cache(maxsize=1)
-def load_model(path: Path) -> Model:
-    """Return this process's copy of the model at `path`."""
-    require_models()
-    return mil_models.load_model(path)
-
-
-def require_models() -> None:
-    """Make sure that what `mil_models` needs is installed, or say what to install."""
-    try:
-        importlib.import_module("mil_models.encoders")
-    except ImportError as err:
-        raise UsageError(f"{err.name} is not installed: pip install 'wsi-pipeline[mil]'") from err
-
-
 def _tile(work: SlideWork) -> StageOutcome:
     """Open the store if it holds what is asked for, or find tissue, lay the grid and make it."""
     job = work.job
@@ -211,12 +73,6 @@ def _tile(work: SlideWork) -> StageOutcome:
     else:
         check_store(store, work.slide, job.spec)
     return StageOutcome(len(work.store), reason=_remark(work.store))
-
-
-def make_store(work: SlideWork, mask: TissueMask) -> None:
-    """Lay the job's grid over the slide's tissue and make its store."""
-    grid = tile_grid(work.slide, work.job.spec, mask)
-    create_store(work.job.store_path, work.slide, grid, mask, slide_id=work.job.slide_id)
 
 
 def _remark(store: SlideStore) -> str:

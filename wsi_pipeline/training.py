@@ -14,7 +14,7 @@ from rich.table import Table
 import mil_models
 from tiling.store import iter_stores
 from wsi_pipeline.errors import as_usage_error
-from wsi_pipeline.stages import require_models
+from wsi_pipeline.models import require_models
 
 
 def train_model(

@@ -18,9 +18,6 @@ from mil_models.layers import (
     top_k,
 )
 
-BAG_WEIGHT, INSTANCE_WEIGHT = 0.7, 0.3
-"""The paper's c1 and c2."""
-
 
 class CLAMSB(MILHead):
     r"""CLAM with a single attention branch.
@@ -30,14 +27,14 @@ class CLAMSB(MILHead):
     and a classifier of instances for each class learns to tell them apart.
 
     .. math::
-        L = 0.7 L_{bag} + 0.3 L_{instance}, \quad
+        L = c L_{bag} + (1 - c) L_{instance}, \quad
         L_{instance} = \frac{1}{2k} \Big(\sum_{n \in top_k} \ell(W_y h_n, 1)
         + \sum_{n \in bottom_k} \ell(W_y h_n, 0)\Big)
 
-    with the smooth top-1 SVM loss, as in the paper. With `subtyping` (classes exclude each other)
-    every other class learns that its top k are no evidence for it, and the sum is divided by the
-    number of classes. A bag with fewer than 2k instances takes half of them, so that none counts
-    both ways.
+    with the smooth top-1 SVM loss and c = 0.7 (`bag_weight`), as in the paper. With `subtyping`
+    (classes exclude each other) every other class learns that its top k are no evidence for it,
+    and the sum is divided by the number of classes. A bag with fewer than 2k instances takes half
+    of them, so that none counts both ways.
 
     References
     ----------
@@ -60,12 +57,16 @@ class CLAMSB(MILHead):
         width: int = 256,
         k: int = 8,
         subtyping: bool = False,
+        bag_weight: float = 0.7,
         dropout: float = 0.25,
     ) -> None:
         super().__init__(dim, classes)
         if k < 1:
             raise ValueError(f"k={k}: must be at least 1")
+        if not 0 < bag_weight <= 1:
+            raise ValueError(f"bag_weight={bag_weight}: must be above 0 and at most 1")
         self.k = k
+        self.bag_weight = bag_weight
         self.subtyping = subtyping
         self.project = Projection(dim, hidden, dropout)
         self.pool = AttentionPool(
@@ -95,7 +96,8 @@ class CLAMSB(MILHead):
 
     def loss(self, output: MILOutput, target: Tensor, criterion: Criterion) -> Tensor:
         bag_loss = criterion(output.logits, target).mean()
-        return BAG_WEIGHT * bag_loss + INSTANCE_WEIGHT * self.instance_loss(output, target).mean()
+        instance_loss = self.instance_loss(output, target).mean()
+        return self.bag_weight * bag_loss + (1 - self.bag_weight) * instance_loss
 
     def instance_loss(self, output: MILOutput, target: Tensor) -> Tensor:
         """Return the clustering loss of each bag, shape ``(B,)``; 0 for a lone instance."""

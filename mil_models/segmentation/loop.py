@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from mil_models.loop import create_fabric, seed_of
 from mil_models.options import TrainOptions
-from mil_models.resume import ResumeFolder
+from mil_models.resume import ResumeFolder, packed, unpack
 from mil_models.segmentation.augmentation import augment
 from mil_models.segmentation.network import SegmentationNetwork
 from mil_models.segmentation.options import SegmentationOptions
@@ -101,7 +100,8 @@ def train_network(
     progress, best = _Progress(), _copy(network)
     saved = None if resume is None else resume.load(STATE)
     if saved is not None:
-        progress, best = _restore(saved, network, optimizer)
+        best = unpack(saved[0], network, optimizer)
+        progress = _Progress(**saved[1])
     last_save = time.monotonic()
     for epoch in range(progress.epoch + 1, options.epochs + 1):
         if validation is not None and progress.epoch - progress.best_epoch >= options.patience:
@@ -123,7 +123,7 @@ def train_network(
         if on_epoch is not None:
             on_epoch(epoch, options.epochs, figures)
         if resume is not None and time.monotonic() - last_save >= options.checkpoint_seconds:
-            resume.save(STATE, _tensors(network, best, optimizer), asdict(progress))
+            resume.save(STATE, packed(network, best, optimizer), asdict(progress))
             last_save = time.monotonic()
     network.load_state_dict(best)
     return Trained(network.cpu().eval(), progress.best_epoch, progress.history)
@@ -224,35 +224,3 @@ def _drawn(
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in network.state_dict().items()}
-
-
-def _tensors(
-    network: nn.Module, best: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """Return all that a training goes on from, by flat names."""
-    found = {f"network.{key}": value for key, value in network.state_dict().items()}
-    # clone: safetensors holds no tensor twice, and right after the best epoch they are equal
-    found |= {f"best.{key}": value.clone() for key, value in best.items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        found |= {f"optimizer.{number}.{key}": torch.as_tensor(v) for key, v in state.items()}
-    return found
-
-
-def _restore(
-    saved: tuple[dict[str, Tensor], Json], network: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[_Progress, dict[str, Tensor]]:
-    """Put saved weights and moments back; return the progress and the best weights."""
-    tensors, record = saved
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    network.load_state_dict(part("network."))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        number, _, name = key.partition(".")
-        moments.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    device = next(network.parameters()).device
-    best = {key: value.to(device) for key, value in part("best.").items()}
-    return _Progress(**json.loads(json.dumps(record))), best

@@ -95,7 +95,7 @@ class Measure(QWidget):
             face_color="transparent",
             edge_width=2 / self._viewer.scene.camera.zoom,
             features={"size": np.empty(0, object)},
-            text={"string": "{size}", "color": COLOUR, "size": 12, "anchor": "upper_left"},
+            text={"string": "{size}", "color": "black", "size": 14, "anchor": "upper_left"},
             metadata={"kind": NAME},
         )
         layer.bind_key("M", lambda _: self.next_kind(), overwrite=True)

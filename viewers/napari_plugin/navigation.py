@@ -50,6 +50,7 @@ class Navigation(QWidget):
         self.angle = QSpinBox()
         self.angle.setRange(-180, 180)
         self.angle.setSuffix("°")
+        self.angle.setToolTip("turn the slide, and all over it, about its middle")
         self.angle.setKeyboardTracking(False)
         self.left, self.right = QPushButton("⟲ 90°"), QPushButton("⟳ 90°")
         self.srgb = QCheckBox("colours by the slide's ICC profile")
@@ -60,18 +61,16 @@ class Navigation(QWidget):
         self.refresh()
 
     def _lay_out(self) -> None:
-        presets = QHBoxLayout()
+        presets = QGridLayout()  # two rows: the dock stays narrow
         for number, button in enumerate(self.presets, start=1):
             button.setToolTip(tooltip(str(number)))
-            button.setMinimumWidth(10)
-            presets.addWidget(button)
         self.whole.setToolTip(tooltip("0"))
-        self.whole.setMinimumWidth(10)
-        presets.addWidget(self.whole)
+        for place, button in enumerate((*self.presets, self.whole)):
+            presets.addWidget(button, place // 3, place % 3)
         self.overview.setToolTip(f"{self.overview.toolTip()}; {tooltip('O')}")
         self.keys.setToolTip(tooltip("F1"))
         turning = QHBoxLayout()
-        for widget in (QLabel("Turn"), self.left, self.angle, self.right):
+        for widget in (self.left, self.angle, self.right):
             turning.addWidget(widget)
         layout = QVBoxLayout(self)
         layout.addWidget(self.overview)

@@ -45,6 +45,7 @@ class OverlayDock(QWidget):
         self.colours = QComboBox()
         self.colours.addItems(list(colour_names()))
         self.bar, self.low, self.high = QLabel(), QLabel(), QLabel()
+        self.bar.setScaledContents(True)
         self.value = QLabel()
         self.value.setWordWrap(True)
         self.score = QLabel()
@@ -144,6 +145,7 @@ class OverlayDock(QWidget):
         if layer is not None:
             self.visible.setChecked(layer.visible)
             self.scale.setCurrentText(layer.metadata["scale"])
+            self.scale.setEnabled(layer.metadata["ranks"] is not None)
             self.colours.setCurrentText(layer.metadata["colours"])
             self.threshold.setValue(round(layer.metadata["threshold"] * STEPS))
             self.opacity.setValue(round(layer.opacity * STEPS))
@@ -177,7 +179,7 @@ class OverlayDock(QWidget):
                 label.setText("")
             return
         colours = np.asarray(colour_map(layer.metadata)["colors"])
-        low, high = layer.contrast_limits
+        low, high = (limit / layer.metadata.get("full", 1.0) for limit in layer.contrast_limits)
         is_rank = layer.metadata["scale"] == "percentile"
         self.low.setText("0 %" if is_rank else f"{low:.3g}")
         self.high.setText("100 %" if is_rank else f"{high:.3g}")
@@ -240,6 +242,10 @@ def _copy(viewer: Viewer, slide: Any) -> Any:
 
 def text_at(layer: Any, position: Any) -> str:
     """Return what an overlay holds at a place in the world; "" where it holds nothing."""
+    if layer.metadata["raw"] is None:  # too large to be held: what is drawn there
+        value = layer.get_value(position, world=True)
+        value = value[-1] if isinstance(value, tuple) else value
+        return "" if value is None else f"{layer.name} {value / layer.metadata['full']:.3g}"
     row, column = (round(float(v)) for v in layer.world_to_data(position)[-2:])
     return value_text(layer.metadata, row, column)
 

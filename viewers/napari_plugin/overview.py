@@ -68,7 +68,7 @@ class Overview(QWidget):
         height, width = (round(n * self.scale()) for n in self._slide.data.shape[:2])
         painter.drawPixmap(0, 0, max(width, 1), max(height, 1), self._picture)
         painter.setPen(QPen(Qt.GlobalColor.blue, 2))
-        corners = self.field()
+        corners = self.field().clip(1, (max(width - 2, 1), max(height - 2, 1)))
         if np.ptp(corners, axis=0).max() < 6:  # too small to be seen: a cross marks it
             middle = corners.mean(axis=0)
             for across in (np.array([6, 0]), np.array([0, 6])):

@@ -26,16 +26,25 @@ def get_reader(path: str | Sequence[str]) -> ReadFunction | None:
 def _is_ours(path: str) -> bool:
     from tiling.errors import UnsoundSlideError, WSIError
     from tiling.slide import open_slide
-    from tiling.store import is_store
 
     try:
-        if not is_store(path):
+        if not _is_store(path):
             open_slide(path).close()
     except UnsoundSlideError:
         return True  # a slide, and broken: reading it says so
     except (WSIError, OSError):
         return Path(path).suffix.lower() in ONLY_SLIDES and Path(path).exists()
     return True
+
+
+def _is_store(path: str) -> bool:
+    from tiling.readers.kinds import is_zarr
+
+    if not is_zarr(path):
+        return False  # without importing zarr, which takes longer than opening a slide
+    from tiling.store import is_store
+
+    return is_store(path)
 
 
 def _read(path: str | Sequence[str]) -> list[Any]:
@@ -53,48 +62,40 @@ def _read(path: str | Sequence[str]) -> list[Any]:
             from napari.utils.notifications import show_error
 
             show_error(f"{Path(one).name} was not opened: {err}")
+    if _has_window():
+        attend(layers)
     return layers or NOTHING
 
 
 def read_layers(path: str) -> list[LayerData]:
     """Return the layers of a slide or a slide store; both may be folders called ``*.zarr``.
 
-    A slide without a pixel size is shown with the one that was told of it before; in a window,
-    one that is not known is asked for.
+    A slide without a pixel size is shown with the one that was told of it before.
     """
-    from tiling.store import is_store
+    if _is_store(path):
+        return store_layers(path)
+    layers = slide_layers(path)
+    if layers[0][1]["metadata"]["mpp"] is None:
+        from viewers.pixel_sizes import remembered_mpp
 
-    if is_store(path):
-        layers = store_layers(path)
-    else:
-        layers = slide_layers(path)
-        if layers[0][1]["metadata"]["mpp"] is None:
-            layers = _with_told_size(path, layers)
-    if _has_window():
-        _tell_what_cannot_be_decoded(layers)
+        mpp = remembered_mpp(path)
+        return layers if mpp is None else slide_layers(path, mpp=mpp)
     return layers
 
 
-def _with_told_size(path: str, layers: list[LayerData]) -> list[LayerData]:
-    from viewers.pixel_sizes import remembered_mpp
-
-    mpp = remembered_mpp(path)
-    if mpp is not None:
-        return slide_layers(path, mpp=mpp)
-    if _has_window():
-        from viewers.napari_plugin.pixel_size_dialog import ask_later
-
-        ask_later(path)
-    return layers
-
-
-def _tell_what_cannot_be_decoded(layers: list[LayerData]) -> None:
+def attend(layers: list[LayerData]) -> None:
+    """Let the window tell what of the slides cannot be decoded, and ask for missing pixel sizes."""
     from napari.utils.notifications import show_warning
 
+    from viewers.napari_plugin.pixel_size_dialog import ask_later
+
     for data, arguments, _ in layers:
-        if arguments["metadata"].get("kind") == "slide":
+        said = arguments["metadata"]
+        if said.get("kind") == "slide":
             level = data[0] if isinstance(data, list) else data
             level.pyramid.on_unreadable = show_warning
+            if said["mpp"] is None:
+                ask_later(said["path"])
 
 
 def _has_window() -> bool:

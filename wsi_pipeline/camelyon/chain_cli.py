@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from wsi_pipeline.camelyon.cli import AsJson, Flag, camelyon, say
+from wsi_pipeline.camelyon.cli import AsJson, Flag, Seed, camelyon, say, with_interval
 from wsi_pipeline.camelyon.options import DetectOptions, TileFlags
 from wsi_pipeline.errors import UsageError
 
@@ -82,13 +82,15 @@ def check(
     "  wsi camelyon train --stores out --labels manifest.csv -o weak\n\n"
     "  wsi camelyon train --stores out --labels manifest.csv -o weak --head clam_sb --epochs 50\n\n"
     "  wsi camelyon train --stores out --labels manifest.csv --annotations lesion_annotations.zip "
-    "-o strong"
+    "-o strong\n\n"
+    "  wsi camelyon train --maps predicted --labels manifest.csv -o forest"
 )
 def train(
     *,
-    stores: Stores,
-    labels: Path,
     out: Out,
+    stores: Annotated[Path | None, Parameter(help="Output folder of `wsi embed`.")] = None,
+    labels: Path | None = None,
+    maps: Path | None = None,
     annotations: Annotated[list[Path] | None, Parameter(negative="", consume_multiple=True)] = None,
     head: str = "additive",
     epochs: int | None = None,
@@ -104,10 +106,14 @@ def train(
     """Train for lesions: weakly on slides' labels, or strongly on tiles' labels from outlines.
 
     Either model is a folder as `wsi train` makes it. The strong one draws tiles of every slide,
-    then adds its worst false positives and goes on, as the winners of 2016 did.
+    then adds its worst false positives and goes on, as the winners of 2016 did. Their second step,
+    a random forest on features of the maps, which scores slides, is trained with --maps.
 
     Parameters
     ----------
+    maps
+        Folder of `wsi camelyon predict`, or a table of heat-map features (slide, label, features):
+        trains the forest, for `wsi camelyon predict --forest`.
     labels
         CSV as `wsi camelyon check --manifest` writes it. Its column split is kept to; of slides
         whose column exhaustive is false no tile counts as normal.
@@ -133,6 +139,23 @@ def train(
     """
     from wsi_pipeline.camelyon.training import train_strong, train_weak
 
+    if maps is not None:
+        if annotations or stores is not None:
+            raise UsageError("--maps goes with neither --stores nor --annotations")
+        from wsi_pipeline.camelyon.forest import train_forest
+
+        figures = train_forest(maps, labels, out, folds=folds, seed=seed)
+        if json_:
+            print(json.dumps(figures))
+        else:
+            count = f"{figures['slides']} slides, {figures['tumour']} with tumour"
+            say(
+                f"cross-validated AUROC: {with_interval(figures, 'auroc')}, {count}",
+                f"Model: {out}",
+            )
+        return 0
+    if stores is None or labels is None:
+        raise UsageError("training needs --stores and --labels")
     common: dict[str, Any] = {"folds": folds, "seed": seed, "embeddings": embeddings,
               "allow_missing": allow_missing, "quiet": json_}  # fmt: skip
     if annotations:
@@ -163,6 +186,7 @@ def predict(
     out: Out,
     source: Literal["auto", "instances", "attention"] = "auto",
     all_heads: Annotated[bool, Flag] = False,
+    forest: Path | None = None,
     options: Annotated[DetectOptions, Parameter(name="*", group="From map to detections")] = (
         DetectOptions()
     ),
@@ -182,14 +206,131 @@ def predict(
         the slide's score; auto takes instances where the head has some.
     all_heads
         All folds score every slide, those that were trained on it too.
+    forest
+        Folder of `wsi camelyon train --maps`: slides are scored by it; its training slides by the
+        folds that had not seen them.
     """
     from wsi_pipeline.camelyon.predictions import predict_archive
 
     found = predict_archive(
-        stores, model, out, source=source, options=options, out_of_fold=not all_heads
+        stores, model, out, source=source, options=options, out_of_fold=not all_heads, forest=forest
     )
     say(
         f"{found.slides} slides scored, {found.detections} detections in {out}",
         *(f"  {name}: {reason}" for name, reason in found.failed.items()),
     )
     return (1 if found.slides else 3) if found.failed else 0
+
+
+@camelyon.command(
+    help_epilogue="Examples:\n\n"
+    "  wsi camelyon evaluate predicted --reference reference.csv --masks masks\n\n"
+    "  wsi camelyon evaluate predicted --manifest manifest.csv --split test --masks masks\n\n"
+    "  wsi camelyon evaluate predicted --manifest manifest.csv --stages stages.csv --json"
+)
+def evaluate(
+    predicted: Path,
+    /,
+    *,
+    reference: Path | None = None,
+    manifest: Path | None = None,
+    split: str | None = None,
+    masks: Path | None = None,
+    stages: Path | None = None,
+    tumour_value: int | None = None,
+    exclude: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    allow_missing: Annotated[bool, Flag] = False,
+    seed: Seed = 0,
+    json_: AsJson = False,
+) -> int:
+    """Judge a folder of predictions: AUROC, FROC, kappa, each with interval and by centre.
+
+    Writes figures.json into the folder, from which `wsi camelyon report` makes a page.
+
+    Parameters
+    ----------
+    predicted
+        Folder of `wsi camelyon predict`.
+    reference
+        CSV of slide and class (Tumor, Normal): its slides are judged.
+    manifest
+        Manifest of `wsi camelyon check`: the truth without a reference, and the centres.
+    split
+        Only slides of this split of the manifest.
+    masks
+        Folder of tumour masks, see `wsi camelyon froc`; without it lesions are not scored.
+    stages
+        CAMELYON17's stages.csv; without it patients are not scored.
+    tumour_value
+        The value of tumour in the masks.
+    exclude
+        Slides whose lesions are not scored, e.g. test_114.
+    allow_missing
+        Go on where slides of the truth were not predicted.
+    """
+    from wsi_pipeline.camelyon.evaluation import evaluate_predictions, unjudged
+
+    found = evaluate_predictions(
+        predicted, reference=reference, manifest=manifest, split=split, masks=masks, stages=stages,
+        tumour_value=tumour_value, exclude=exclude or (), allow_missing=allow_missing, seed=seed,
+    )  # fmt: skip
+    if json_:
+        print(json.dumps(found))
+        return 0
+    slides = found["slides"]
+    say(f"AUROC: {with_interval(slides, 'auroc')}, {slides['slides']} slides")
+    for name, one in found.get("lesions", {}).items():
+        say(f"FROC score ({name}): {with_interval(one, 'froc_score')}")
+    if "patients" in found:
+        say(f"kappa: {with_interval(found['patients'], 'kappa')}")
+    for name, one in found["centers"].items():
+        froc_ = one.get("froc_score")
+        parts = [
+            f"{one['slides']} slides",
+            "no AUROC" if one["auroc"] is None else f"AUROC {one['auroc']:.4f}",
+            *([] if froc_ is None else [f"FROC score {froc_:.4f}"]),
+        ]
+        say(f"centre {name}: {', '.join(parts)}")
+    say(*([unjudged(found)] if found["not_judged"] else []))
+    return 0
+
+
+@camelyon.command(
+    help_epilogue="Examples:\n\n"
+    "  wsi camelyon report predicted\n\n"
+    "  wsi camelyon report predicted --stores out --masks masks --misses 10"
+)
+def report(
+    predicted: Path,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    stores: Path | None = None,
+    masks: Path | None = None,
+    misses: int = 6,
+    tumour_value: int | None = None,
+) -> int:
+    """Write one page: our figures beside the published ones, every slide, the worst misses.
+
+    Parameters
+    ----------
+    predicted
+        Folder of `wsi camelyon predict` that `wsi camelyon evaluate` has judged.
+    out
+        Where; report.html in that folder if not given.
+    stores
+        Output folder with the slides' stores: for pictures of what was missed.
+    masks
+        Folder of tumour masks, for these pictures.
+    misses
+        How many missed lesions to show, and how many false alarms.
+    tumour_value
+        The value of tumour in the masks.
+    """
+    from wsi_pipeline.camelyon.report import write_camelyon_report
+
+    path = write_camelyon_report(
+        predicted, out=out, stores=stores, masks=masks, misses=misses, tumour_value=tumour_value
+    )
+    say(f"Page: {path}")
+    return 0

@@ -1,4 +1,4 @@
-"""`wsi camelyon`: the challenges' official figures."""
+"""`wsi camelyon`: the challenges' official figures; its other commands are in `chain_cli`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from wsi_pipeline.errors import UsageError
 
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 Flag = Parameter(negative="")
@@ -19,8 +21,14 @@ Seed = Annotated[int, Parameter(help="Seed of the draws for intervals.")]
 
 camelyon = App(
     name="camelyon",
-    help="Official figures of the CAMELYON16 and CAMELYON17 challenges.",
-    help_epilogue="Examples:\n\n  wsi camelyon froc --help",
+    help="CAMELYON16 and CAMELYON17: from the folders as downloaded to the official figures.",
+    help_epilogue="The whole way:\n\n"
+    "  wsi camelyon check CAMELYON16 --manifest manifest.csv\n\n"
+    "  wsi embed manifest.csv -o out\n\n"
+    "  wsi camelyon train --stores out --labels manifest.csv --annotations ANNOTATIONS -o model\n\n"
+    "  wsi camelyon predict --stores out --model model -o predicted\n\n"
+    "  wsi camelyon evaluate predicted --manifest manifest.csv --split test --masks MASKS\n\n"
+    "  wsi camelyon report predicted --stores out --masks MASKS",
     version_flags=[],
 )
 
@@ -28,7 +36,8 @@ camelyon = App(
 @camelyon.command(
     help_epilogue="Examples:\n\n"
     "  wsi camelyon labels tumor_001.xml tumor_002.xml -o labelled --masks\n\n"
-    "  wsi camelyon labels annotations -o labelled --stores out"
+    "  wsi camelyon labels annotations -o labelled --stores out\n\n"
+    "  wsi camelyon labels annotations -o labelled --stores out --masks --mask-format tiff"
 )
 def labels(
     annotations: Annotated[list[Path], Parameter(negative="")],
@@ -38,6 +47,7 @@ def labels(
     stores: Path | None = None,
     tile_px: int = 512,
     masks: Annotated[bool, Flag] = False,
+    mask_format: Literal["png", "tiff", "ome-zarr"] = "png",
 ) -> int:
     """Label tiles by the share of them that is annotated as tumour.
 
@@ -57,11 +67,15 @@ def labels(
         Edge of the tiles of that grid, level-0 pixels.
     masks
         Also write masks/SLIDE.png at level 5: the slide's with --stores, else the grid's part.
+    mask_format
+        png at level 5; or tiff, ome-zarr: tiled pyramids from level 0 on.
     """
     from wsi_pipeline.camelyon.labels import label_tiles, unpacked_annotations
 
     with unpacked_annotations(annotations) as files:
-        written = label_tiles(files, out, stores=stores, tile_px=tile_px, masks=masks)
+        written = label_tiles(
+            files, out, stores=stores, tile_px=tile_px, masks=masks, mask_format=mask_format
+        )
     say(f"{len(written)} slides labelled in {out / 'labels'}")
     return 0
 
@@ -125,7 +139,7 @@ def froc(
         from viewers.froc import draw_froc
 
         points = np.array([(float(k), v) for k, v in found["sensitivity_at_fp"].items()])
-        title = f"FROC {_with_interval(found, 'froc_score')}, {len(scores.slides)} slides"
+        title = f"FROC {with_interval(found, 'froc_score')}, {len(scores.slides)} slides"
         draw_froc(picture, scores.curve.rates, scores.curve.sensitivities, points, title=title)
     if json_:
         print(json.dumps(found))
@@ -138,7 +152,7 @@ def froc(
     hits = scores.slides.values()
     there = sum(h.lesions for h in hits)
     say(
-        f"FROC score ({found['variant']}): {_with_interval(found, 'froc_score')}",
+        f"FROC score ({found['variant']}): {with_interval(found, 'froc_score')}",
         f"{len(hits)} slides, {sum(h.hits for h in hits)} of {there} lesions "
         f"found, {sum(len(h.itc) for h in hits)} groups of isolated tumour cells not counted",
         *([f"no file of detections: {', '.join(found['missing'])}"] if found["missing"] else []),
@@ -149,13 +163,16 @@ def froc(
 @camelyon.command(
     help_epilogue="Examples:\n\n"
     "  wsi camelyon auc scores.csv reference.csv\n\n"
-    "  wsi camelyon auc scores.csv reference.csv --json"
+    "  wsi camelyon auc scores.csv reference.csv --json\n\n"
+    "  wsi camelyon auc reference.csv --stores out"
 )
 def auc(
-    scores: Path,
-    reference: Path,
+    table: Path,
+    reference: Path | None = None,
     /,
     *,
+    stores: Path | None = None,
+    prediction: str | None = None,
     allow_missing: Annotated[bool, Flag] = False,
     seed: Seed = 0,
     json_: AsJson = False,
@@ -164,24 +181,41 @@ def auc(
 
     Parameters
     ----------
-    scores
-        CSV of two columns, slide and score; or with columns slide (slide_id) and score.
+    table
+        CSV of two columns, slide and score; or with columns slide (slide_id) and score. With
+        --stores there is none: the reference alone.
     reference
         CSV of slide and class (Tumor, Normal), as reference.csv of the challenge.
+    stores
+        Output folder of `wsi predict` or `wsi run`, whose stored scores are taken.
+    prediction
+        Name of the scores, where the stores hold several models'.
     allow_missing
         Leave out the slides of the reference without a score.
     """
-    from wsi_pipeline.camelyon.slide_scores import score_slides
+    from wsi_pipeline.camelyon.slide_scores import score_slides, stored_scores
 
-    found = score_slides(scores, reference, allow_missing=allow_missing, seed=seed)
+    if (reference is None) != (stores is not None):
+        raise UsageError("give scores.csv and reference.csv, or reference.csv and --stores")
+    if stores is not None:
+        held, seen = stored_scores(stores, prediction)
+        found = score_slides(held, table, allow_missing=allow_missing, seed=seed)
+        found["seen_in_training"] = seen
+    else:
+        found = score_slides(table, reference, allow_missing=allow_missing, seed=seed)  # type: ignore[arg-type]
     if json_:
         print(json.dumps(found))
         return 0
     say(
-        f"AUROC: {_with_interval(found, 'auroc')}",
+        f"AUROC: {with_interval(found, 'auroc')}",
         f"{found['slides']} slides, {found['tumour']} with tumour",
         *([f"left out, a duplicate: {', '.join(found['left_out'])}"] if found["left_out"] else []),
         *([f"without a score: {', '.join(found['missing'])}"] if found["missing"] else []),
+        *(
+            [f"the model was trained on {len(found['seen_in_training'])} of them"]
+            if found.get("seen_in_training")
+            else []
+        ),
     )
     return 0
 
@@ -248,17 +282,18 @@ def kappa(truth: Path, predicted: Path, /, *, seed: Seed = 0, json_: AsJson = Fa
         print(json.dumps(found))
         return 0
     say(
-        f"kappa: {_with_interval(found, 'kappa')}",
+        f"kappa: {with_interval(found, 'kappa')}",
         f"{found['patients']} patients, {found['accuracy']:.1%} with the right stage",
         *(
-            f"center {name}: {_with_interval(one, 'kappa')}, {one['patients']} patients"
+            f"center {name}: {with_interval(one, 'kappa')}, {one['patients']} patients"
             for name, one in found["centers"].items()
         ),
     )
     return 0
 
 
-def _with_interval(found: dict[str, Any], name: str) -> str:
+def with_interval(found: dict[str, Any], name: str) -> str:
+    """Return a figure with its interval, as people read it."""
     value, low, high = (found[f"{name}{end}"] for end in ("", "_low", "_high"))
     if value is None:
         return "not defined: one stage only"

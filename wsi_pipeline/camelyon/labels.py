@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,11 @@ from tiling.annotations import AnnotationError, area_fractions, area_mask, tumou
 from tiling.atomic import replacing
 from tiling.geometry import tile_starts
 from tiling.store import SlideStore, iter_stores
+from tiling.write import write_mask
 from wsi_pipeline.camelyon.errors import ChallengeTableError
 from wsi_pipeline.errors import UsageError
 
+MaskFormat = Literal["png", "tiff", "ome-zarr"]
 SUFFIXES = (".xml", ".json", ".geojson")
 AROUND = 0.1
 """Without a slide's size: how much around the outlines' bounds, as a share of them, is tiled."""
@@ -31,11 +34,15 @@ AROUND = 0.1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tiles:
-    """Tiles of a slide: `coords` ``(N, 2)`` and `extent`, and the `size` to draw; level-0 px."""
+    """Tiles of a slide: `coords` ``(N, 2)`` and `extent`, and the `size` to draw; level-0 px.
+
+    `mpp` is the size (x, y) of a level-0 pixel in µm, where a store says so.
+    """
 
     coords: NDArray[np.int64]
     extent: tuple[int, int]
     size: tuple[int, int]
+    mpp: tuple[float, float] | None = None
 
 
 def label_tiles(
@@ -45,6 +52,7 @@ def label_tiles(
     stores: Path | None = None,
     tile_px: int = 512,
     masks: bool = False,
+    mask_format: MaskFormat = "png",
 ) -> list[Path]:
     """Write `labels/<slide>.csv` (x0, y0, tumour_fraction) for every annotation file.
 
@@ -58,8 +66,11 @@ def label_tiles(
     tile_px
         Tile edge and step of that grid, level-0 px.
     masks
-        Also write `masks/<slide>.png`, 1-bit, at level 5: as large as the slide where a store says
-        so, else up to the end of the grid.
+        Also write `masks/<slide>` as large as the slide where a store says so, else up to the end
+        of the grid.
+    mask_format
+        ``"png"``: 1-bit, at level 5. ``"tiff"``, ``"ome-zarr"``: tiled, lossless pyramids of 0 and
+        255 from level 0 on, written tile by tile.
 
     Raises
     ------
@@ -81,7 +92,7 @@ def label_tiles(
         area = tumour_area(read_annotations(path))
         if path.stem in held:
             grid = held[path.stem]
-            tiles = Tiles(grid.coords, grid.extent, grid.slide_size)
+            tiles = Tiles(grid.coords, grid.extent, grid.slide_size, grid.slide_mpp)
         elif area.is_empty:
             raise AnnotationError(f"{path.name}: encloses no tumour; pass --stores for its tiles")
         else:
@@ -89,9 +100,7 @@ def label_tiles(
         fractions = area_fractions(area, tiles.coords, tiles.extent)
         written.append(_write_labels(out / "labels" / f"{path.stem}.csv", tiles, fractions))
         if masks:
-            size = tiles.size[0] // DOWNSAMPLE, tiles.size[1] // DOWNSAMPLE
-            with replacing(out / "masks" / f"{path.stem}.png") as partial:
-                Image.fromarray(area_mask(area, size, DOWNSAMPLE)).save(partial, format="PNG")
+            _write_mask(out / "masks" / path.stem, area, tiles, mask_format)
     return written
 
 
@@ -181,6 +190,21 @@ def tiles_around(area: MultiPolygon, tile_px: int) -> Tiles:
     coords = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
     size = int(columns[-1]) + tile_px, int(rows[-1]) + tile_px
     return Tiles(coords, (tile_px, tile_px), size)
+
+
+def _write_mask(path: Path, area: MultiPolygon, tiles: Tiles, mask_format: MaskFormat) -> None:
+    """Write a mask of the whole slide, its suffix added to `path`."""
+    if mask_format == "ome-zarr":
+        from tiling.mask_zarr import write_mask_zarr  # zarr is slow to import
+
+        write_mask_zarr(path.with_name(f"{path.name}.ome.zarr"), area, tiles.size, mpp=tiles.mpp)
+    elif mask_format == "tiff":
+        mpp = None if tiles.mpp is None else tiles.mpp[0]
+        write_mask(path.with_name(f"{path.name}.tif"), area, tiles.size, mpp=mpp)
+    else:
+        size = tiles.size[0] // DOWNSAMPLE, tiles.size[1] // DOWNSAMPLE
+        with replacing(path.with_name(f"{path.name}.png")) as partial:
+            Image.fromarray(area_mask(area, size, DOWNSAMPLE)).save(partial, format="PNG")
 
 
 def _write_labels(path: Path, tiles: Tiles, fractions: NDArray[np.float64]) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def score_lesions(
     detections: Path,
     masks: Path,
     *,
-    reference: Path | None = None,
+    reference: Path | Mapping[str, bool] | None = None,
     tumour_value: int | None = None,
     corrected: bool = False,
     exclude: Collection[str] = (),
@@ -69,8 +69,9 @@ def score_lesions(
     Parameters
     ----------
     reference
-        Which slides there are, and which have tumour. Without it the slides are those of the two
-        folders; one without a mask is normal only if its name starts with "normal".
+        Which slides there are, and which have tumour: a CSV, or by slide. Without it the slides
+        are those of the two folders; one without a mask is normal only if its name starts with
+        "normal".
     tumour_value
         The value of tumour in masks that are not 1-bit or 0 and 255.
     corrected
@@ -108,7 +109,10 @@ def score_lesions(
 
 
 def _with_tumour(
-    reference: Path | None, files: dict[str, Path], masks: dict[str, Path], exclude: Collection[str]
+    reference: Path | Mapping[str, bool] | None,
+    files: dict[str, Path],
+    masks: dict[str, Path],
+    exclude: Collection[str],
 ) -> dict[str, bool | None]:
     """Return whether each slide has tumour; None where its mask has to say."""
     if reference is None:
@@ -119,16 +123,18 @@ def _with_tumour(
                 "with 'normal' counts as normal without one"
             )
         return {n: None if n in masks else False for n in sorted({*files, *masks})}
-    known = {n: tumour for n, tumour in read_reference(reference).items() if n not in exclude}
+    name = reference.name if isinstance(reference, Path) else "the reference"
+    truth = read_reference(reference) if isinstance(reference, Path) else reference
+    known = {n: tumour for n, tumour in truth.items() if n not in exclude}
     strange = [n for n in files if n not in known]
     if strange:
         raise ChallengeTableError(
-            f"{reference.name}: no line for {few(strange)}, which have detections; --exclude them, "
+            f"{name}: no line for {few(strange)}, which have detections; --exclude them, "
             "or take their files away"
         )
     without = [n for n, tumour in known.items() if tumour and n not in masks]
     if without:
-        raise MaskError(f"no mask of {few(without)}, tumour slides by {reference.name}")
+        raise MaskError(f"no mask of {few(without)}, tumour slides by {name}")
     return dict(known)
 
 

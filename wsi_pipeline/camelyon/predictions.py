@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mil_models.detection import Detection, components, detect
+from mil_models.heatmap_features import heatmap_features
 from mil_models.staging import NODES as NODES_EACH
 from tiling.atomic import replacing
 from tiling.errors import WSIError
@@ -22,10 +23,11 @@ from wsi_pipeline.camelyon.options import DetectOptions
 from wsi_pipeline.camelyon.stages import NODE_NAME, stage_patients
 from wsi_pipeline.camelyon.tables import few
 from wsi_pipeline.errors import UsageError, as_usage_error, reason_of
+from wsi_pipeline.models import load_model, require_models
 from wsi_pipeline.results import write_json
-from wsi_pipeline.stages import load_model, require_models
 
 if TYPE_CHECKING:
+    from mil_models.heatmap_forest import HeatmapForest
     from mil_models.tile_scores import Source, TileScores
 
 SCORE_COLUMNS = (
@@ -62,6 +64,7 @@ def predict_archive(
     source: Source = "auto",
     options: DetectOptions = DetectOptions(),
     out_of_fold: bool = True,
+    forest: Path | None = None,
 ) -> Predicted:
     """Score every slide of `stores` and write maps, detections and tables into `out`.
 
@@ -76,6 +79,8 @@ def predict_archive(
         See :func:`mil_models.tile_scores.tile_scores`.
     out_of_fold
         A slide that a fold of the model tested is scored by that fold's heads alone.
+    forest
+        Folder of a heat-map forest, which then scores the slides: its training slides out of fold.
 
     Raises
     ------
@@ -83,12 +88,15 @@ def predict_archive(
         The model is none, or says nothing of tiles; or `out` holds predictions of another model.
     """
     require_models()
+    from mil_models.heatmap_forest import load_forest
     from mil_models.tile_scores import held_out_heads, tile_scores, used_heads
 
     folder = model.resolve()
     loaded = load_model(folder)
     held_out = held_out_heads(loaded, str(folder)) if out_of_fold else None
+    trees = None if forest is None else load_forest(forest)
     settings = {
+        "forest": None if trees is None else trees.card["table_sha256"][:16],
         "model": loaded.model_id, "head": loaded.card["head"], "source": source,
         "out_of_fold": out_of_fold, **asdict(options),
     }  # fmt: skip
@@ -108,7 +116,7 @@ def predict_archive(
         diameters[store.slide_id] = diameter_mm(map_, options.threshold)
         rows.append(
             {
-                "slide": store.slide_id, "score": f"{found.score:.9g}",
+                "slide": store.slide_id, "score": f"{_score(found, map_, trees, store):.9g}",
                 "diameter_mm": f"{diameters[store.slide_id]:.4f}", "detections": len(detected),
                 "tiles": len(store), "heads": used_heads(found.heads, len(loaded.heads)),
                 "seen_in_training": str(found.seen_in_training).lower(), "kind": found.source,
@@ -146,6 +154,17 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _score(
+    found: TileScores, map_: TumourMap, forest: HeatmapForest | None, store: SlideStore
+) -> float:
+    """Return a slide's score: the model's own, or what the forest makes of the map."""
+    if forest is None:
+        return found.score
+    if store.slide_id in forest.out_of_fold:
+        return forest.out_of_fold[store.slide_id]
+    return float(forest.score(heatmap_features(map_.values)[None])[0])
 
 
 def _is_of_model(err: WSIError) -> bool:

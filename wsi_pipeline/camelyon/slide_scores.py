@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from mil_models.delong import delong
 from mil_models.metrics import auroc, patient_interval
 from mil_models.resampling import RESAMPLES
+from tiling.store import iter_stores
 from wsi_pipeline.camelyon.errors import ChallengeTableError
 from wsi_pipeline.camelyon.tables import few, read_reference, read_scores
 
@@ -18,8 +20,8 @@ DUPLICATE = "test_049"
 
 
 def score_slides(
-    scores: Path,
-    reference: Path,
+    scores: Path | Mapping[str, float],
+    reference: Path | Mapping[str, bool],
     *,
     allow_missing: bool = False,
     seed: int = 0,
@@ -36,9 +38,9 @@ def score_slides(
     Parameters
     ----------
     scores
-        See :func:`wsi_pipeline.camelyon.tables.read_scores`.
+        See :func:`wsi_pipeline.camelyon.tables.read_scores`; or the scores by slide.
     reference
-        See :func:`wsi_pipeline.camelyon.tables.read_reference`.
+        See :func:`wsi_pipeline.camelyon.tables.read_reference`; or by slide whether it has tumour.
     allow_missing
         Leave out the slides of the reference that have no score, and say which.
 
@@ -47,22 +49,25 @@ def score_slides(
     ChallengeTableError
         The tables do not fit each other, or a class is missing.
     """
-    truth, given = read_reference(reference), read_scores(scores)
+    truth = read_reference(reference) if isinstance(reference, Path) else reference
+    given = read_scores(scores) if isinstance(scores, Path) else scores
+    in_truth = reference.name if isinstance(reference, Path) else "the reference"
+    in_scores = scores.name if isinstance(scores, Path) else "the scores"
     as_referred = {n.lower(): n for n in truth}  # the challenge wrote Test_001 and test_001
     if len(as_referred) < len(truth):
-        raise ChallengeTableError(f"{reference.name}: names that differ by capitals only")
+        raise ChallengeTableError(f"{in_truth}: names that differ by capitals only")
     renamed = {as_referred.get(n.lower(), n): score for n, score in given.items()}
     if len(renamed) < len(given):
-        raise ChallengeTableError(f"{scores.name}: names that differ by capitals only")
+        raise ChallengeTableError(f"{in_scores}: names that differ by capitals only")
     given = renamed
     left_out = [n for n in given if n not in truth and n.lower() == DUPLICATE]
     strange = [n for n in given if n not in truth and n not in left_out]
     missing = [n for n in truth if n not in given]
     if strange:
-        raise ChallengeTableError(f"{reference.name}: no line for {few(strange)} of {scores.name}")
+        raise ChallengeTableError(f"{in_truth}: no line for {few(strange)} of {in_scores}")
     if missing and not allow_missing:
         raise ChallengeTableError(
-            f"{scores.name}: no score for {few(missing)}; add it, or pass --allow-missing"
+            f"{in_scores}: no score for {few(missing)}; add it, or pass --allow-missing"
         )
     names = [n for n in truth if n in given]
     targets = np.array([truth[n] for n in names], dtype=bool)
@@ -71,7 +76,7 @@ def score_slides(
     area = auroc(targets.astype(np.int64), both)
     if area is None:
         which = "normal" if targets.any() else "tumour"
-        raise ChallengeTableError(f"{reference.name}: no {which} slide has a score: no AUROC")
+        raise ChallengeTableError(f"{in_truth}: no {which} slide has a score: no AUROC")
     drawn = patient_interval(targets.astype(np.int64), both, names, seed=seed, resamples=resamples)
     normal = delong(targets, values[None], names).interval()
     return {
@@ -86,3 +91,39 @@ def score_slides(
         "missing": missing,
         "left_out": left_out,
     }
+
+
+def stored_scores(
+    stores: Path, prediction: str | None = None
+) -> tuple[dict[str, float], list[str]]:
+    """Return each slide's stored score of the last of two classes, and who was trained on.
+
+    Slides without tiles have no score and are left out.
+
+    Parameters
+    ----------
+    prediction
+        Name of the prediction, where the stores hold several.
+
+    Raises
+    ------
+    ChallengeTableError
+        A prediction is not of two classes.
+    MissingNodeError
+        A slide has no prediction of that name, or several.
+    """
+    scores: dict[str, float] = {}
+    seen = []
+    for store in iter_stores(stores):
+        if not len(store):
+            continue
+        found = store.prediction(prediction)
+        if len(found.scores) != 2:
+            raise ChallengeTableError(
+                f"{store.slide_id}: {found.name} has scores of {', '.join(found.scores)}; an "
+                "AUROC needs two classes"
+            )
+        scores[store.slide_id] = list(found.scores.values())[-1]
+        if found.attrs.get("seen_in_training"):
+            seen.append(store.slide_id)
+    return scores, seen

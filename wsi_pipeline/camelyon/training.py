@@ -18,7 +18,7 @@ from wsi_pipeline.camelyon.labels import store_fractions, unpacked_annotations
 from wsi_pipeline.camelyon.options import TileFlags
 from wsi_pipeline.camelyon.tables import few
 from wsi_pipeline.errors import UsageError, as_usage_error
-from wsi_pipeline.stages import require_models
+from wsi_pipeline.models import require_models
 from wsi_pipeline.training import show_metrics, train_model
 
 

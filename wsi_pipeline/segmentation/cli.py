@@ -8,10 +8,12 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
 
 from mil_models.segmentation.options import NetworkOptions, SegmentationOptions
 from wsi_pipeline.config import BatchOptions, ReaderName, TileOptions, check_slide_mpp
-from wsi_pipeline.segmentation.options import PredictOptions, TruthOptions
+from wsi_pipeline.segmentation.options import EvaluateOptions, PredictOptions, TruthOptions
 
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 Flag = Parameter(negative="")
@@ -29,6 +31,7 @@ Annotations = Annotated[
 NetworkFlags = Annotated[NetworkOptions, Parameter(name="*", group="The network", negative="")]
 TrainFlags = Annotated[SegmentationOptions, Parameter(name="*", group="How it is trained")]
 TruthFlags = Annotated[TruthOptions, Parameter(name="*", group="What is annotated", negative="")]
+EvaluateFlags = Annotated[EvaluateOptions, Parameter(name="*", group="How they are judged")]
 PredictFlags = Annotated[PredictOptions, Parameter(name="*", group="How slides are segmented")]
 SlideMpp = Annotated[
     float | None, Parameter(help="Pixel size at level 0 in µm, in place of what the slide states.")
@@ -148,3 +151,64 @@ def predict(
             text += f"; {len(result.failed)} failed, reasons in {result.out / 'run_table.csv'}"
         Console(stderr=True).print(text, highlight=False, soft_wrap=True)
     return result.exit_code
+
+
+@segment.command(
+    help_epilogue="Examples:\n\n"
+    "  wsi segment evaluate --stores out --annotations xml -o evaluation --normal 'normal_*'\n\n"
+    "  wsi segment evaluate --stores out --annotations masks -o evaluation --tolerance-um 10 "
+    "--no-merge --table patients.csv --pictures"
+)
+def evaluate(
+    *,
+    stores: Annotated[Path, Parameter(help="Output folder of `wsi segment predict`.")],
+    annotations: Annotations,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    table: Path | None = None,
+    pictures: Annotated[bool, Flag] = False,
+    truth: TruthFlags = TruthOptions(),
+    options: EvaluateFlags = EvaluateOptions(),
+    json_: AsJson = False,
+) -> int:
+    """Judge segmentations: Dice, IoU and boundary F1 of every slide and lesion, with intervals.
+
+    Writes segmentation.json, segmentation_scores.csv and lesion_scores.csv. A figure is empty
+    where nothing is annotated and nothing was found.
+
+    Parameters
+    ----------
+    out
+        Folder for the results.
+    table
+        CSV with slide_id and patient_id: intervals draw patients, else slides.
+    pictures
+        Also draw every slide: what is annotated in green, what was found in blue.
+    """
+    from wsi_pipeline.segmentation.evaluation import FIGURES, evaluate_slides
+
+    with Progress(console=Console(stderr=True, quiet=json_)) as progress:
+        bar = progress.add_task("slides", total=None)
+        found = evaluate_slides(
+            stores, annotations, out, options=options, truth=truth, table=table,
+            pictures=pictures,
+            on_slide=lambda done, total: progress.update(bar, completed=done, total=total),
+        )  # fmt: skip
+    if json_:
+        print(json.dumps(found))
+        return 0
+    lines = Table("over slides", "value", "95 % interval", box=None)
+    for name in (*(f"mean_{figure}" for figure in FIGURES), "pooled_dice"):
+        value, low, high = (found[f"{name}{end}"] for end in ("", "_low", "_high"))
+        lines.add_row(
+            name.replace("_", " "),
+            "not defined" if value is None else f"{value:.4f}",
+            "" if low is None else f"{low:.4f} to {high:.4f}",
+        )
+    console = Console()
+    console.print(lines)
+    text = (
+        f"{found['count']} slides; {found['lesions_hit']} of {found['lesions']} lesions found in "
+        f"part at least, {found['false_lesions']} found where none is"
+    )
+    console.print(text, highlight=False, soft_wrap=True)
+    return 0

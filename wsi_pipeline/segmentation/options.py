@@ -86,6 +86,42 @@ class PredictOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """How segmentations are judged.
+
+    Parameters
+    ----------
+    threshold
+        Probability from which a pixel is inside.
+    tolerance_um
+        How far apart boundaries may be and still agree, µm.
+    merge
+        Foci up to 75 µm apart are one lesion, as CAMELYON counts.
+    name
+        The segmentation in the stores, where they hold several.
+    seed
+        Seed of the draws of patients for the intervals.
+    resamples
+        Draws of patients.
+    """
+
+    threshold: float = 0.5
+    tolerance_um: float = 5.0
+    merge: bool = True
+    name: str | None = None
+    seed: int = 0
+    resamples: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise UsageError(f"threshold={self.threshold}: must be above 0 and at most 1")
+        if not self.tolerance_um >= 0:
+            raise UsageError(f"tolerance_um={self.tolerance_um}: must not be negative")
+        if self.resamples < 0:
+            raise UsageError(f"resamples={self.resamples}: must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentJob:
     """What of a slide's job is about segmentation; travels to a worker."""
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tiling.atomic import replacing
+from wsi_pipeline.camelyon.stages import NODE_NAME
 from wsi_pipeline.config import BatchOptions, TileOptions
 from wsi_pipeline.errors import as_usage_error
 from wsi_pipeline.manifest import SlideEntry
+from wsi_pipeline.models import require_models
 from wsi_pipeline.pipeline import RunResult, output_folder, run_slides
 from wsi_pipeline.segmentation.options import PredictOptions, SegmentJob
 from wsi_pipeline.segmentation.stage import FOLDER, load, windows_of
-from wsi_pipeline.stages import SlideJob, require_models
+from wsi_pipeline.slide_work import SlideJob
 
 
 def predict_slides(
@@ -30,7 +32,9 @@ def predict_slides(
     """Segment every slide: a map in its store, outlines, measures, a picture.
 
     Writes ``segmentations/<slide>.geojson``, ``.json`` and ``.png``, ``segmentation.csv`` with a
-    row per slide and ``lesions.csv`` with one per lesion. What an earlier run did is kept.
+    row per slide and ``lesions.csv`` with one per lesion; for the figures of the CAMELYON
+    challenges ``segmentations/detections/<slide>.csv``, ``segmentations/scores.csv``, and of
+    slides named as CAMELYON17's ``segmentations/nodes.csv``. What an earlier run did is kept.
 
     Parameters
     ----------
@@ -57,18 +61,28 @@ def predict_slides(
 
 
 def write_tables(out: Path) -> None:
-    """Write ``segmentation.csv`` and ``lesions.csv`` of all slides that were segmented in `out`."""
+    """Write the tables of all slides that were segmented in `out`."""
     slides, lesions = [], []
     for path in sorted((out / FOLDER).glob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = found.pop("lesions")
         slides.append(found)
         lesions += [{"slide_id": found["slide_id"], **row} for row in rows]
-    _write_rows(out / "segmentation.csv", slides)
-    _write_rows(out / "lesions.csv", lesions)
+    write_rows(out / "segmentation.csv", slides)
+    scores = [{"slide": row["slide_id"], "score": f"{row['score']:.9g}"} for row in slides]
+    write_rows(out / FOLDER / "scores.csv", scores)
+    nodes = [
+        {"patient": f"{row['slide_id']}.tif", "diameter_mm": f"{row['largest_diameter_mm']:.4f}"}
+        for row in slides
+        if NODE_NAME.fullmatch(row["slide_id"])
+    ]
+    if nodes:
+        write_rows(out / FOLDER / "nodes.csv", nodes)
+    write_rows(out / "lesions.csv", lesions)
 
 
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV, whole or not at all; of no row only a column slide_id."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["slide_id"], lineterminator="\n")
         writer.writeheader()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely import MultiPolygon, Polygon
 
+from mil_models.detection import detect
 from mil_models.segmentation.lesion_measures import burden, lesion_labels, measure_lesions
 from mil_models.segmentation.options import NetworkOptions
 from tiling.annotation_files import write_annotations
 from tiling.annotations import Annotation
+from tiling.atomic import replacing
 from tiling.errors import StoreOpenError
 from tiling.nodes import Json, node_name
 from tiling.outlines import map_outlines, threshold_value
-from tiling.probability_map import ProbabilityMap, create_map
+from tiling.probability_map import SCALE, ProbabilityMap, create_map
 from tiling.slide import Slide
 from tiling.store import SlideStore, check_source, open_store
 from tiling.tiles import TileGeometry, TileStatus, read_tiles
@@ -31,7 +35,7 @@ from wsi_pipeline.errors import UsageError
 from wsi_pipeline.results import write_json
 from wsi_pipeline.segmentation.options import PredictOptions
 from wsi_pipeline.segmentation.scale import check_scale
-from wsi_pipeline.stages import SlideWork, StageOutcome, make_store
+from wsi_pipeline.slide_work import SlideWork, StageOutcome, make_store
 
 if TYPE_CHECKING:
     from mil_models.segmentation.checkpoint import SegmentationModel
@@ -39,9 +43,11 @@ if TYPE_CHECKING:
 
 WINDOWS_AT_ONCE = 16
 """Read together, while the ones before go through the network."""
-MEASURED_PX = 1 << 25
+MEASURED_PX = 1 << 24
 """Pixels of the level that lesions are measured on, at most."""
-FOLDER = "segmentations"
+DETECTION_UM = 8.0
+"""Size of the map's pixels on which points are found: level 5 of a slide of 0.25 µm."""
+FOLDER, DETECTIONS = "segmentations", "detections"
 _loading, _drawing = threading.Lock(), threading.Lock()
 
 OnWindows = Callable[[int, int], None]
@@ -107,11 +113,14 @@ def create_segmentation(
     store: SlideStore, grid: WindowGrid, model: SegmentationModel, segmenter: Segmenter
 ) -> ProbabilityMap:
     """Create the map of a model in a store, or open it to go on."""
+    from mil_models.checkpoint import source_of
+
     attrs: Json = {
         "model_id": model.model_id,
         "network": model.options.to_dict(),
         "engine": segmenter.contract,
         "overlap_px": grid.overlap_px,
+        "trained_on": source_of(store) in model.training_slides,
     }
     return create_map(store, node_name(model.options.architecture, attrs), grid, attrs)
 
@@ -232,12 +241,28 @@ def _write_results(
         [_annotation(p, number, options.group) for number, p in enumerate(polygons, start=1)],
     )
     measures = measure(found, tissue, options)
+    measures["score"] = _write_detections(folder / DETECTIONS / f"{slide_id}.csv", found, options)
     write_json(folder / f"{slide_id}.json", {"slide_id": slide_id, **measures})
     with _drawing:
         draw_segmentation(
             folder / f"{slide_id}.png", work.slide, found, MultiPolygon(polygons),
             title=f"{slide_id}\n{_in_words(measures)}",
         )  # fmt: skip
+
+
+def _write_detections(path: Path, found: ProbabilityMap, options: PredictOptions) -> float:
+    """Write lesions as points, as `wsi camelyon froc` reads them; return the highest probability.
+
+    On the map averaged to about `DETECTION_UM`: single bright pixels are no lesions.
+    """
+    level = min(max(round(math.log2(DETECTION_UM / found.mpp(0)[0])), 0), found.levels - 1)
+    values = found.read(level, slice(None), slice(None)) / SCALE
+    detected = detect(values, cell_px=found.pixel(level), threshold=options.threshold)
+    right, bottom = (n - 1 for n in found.grid.slide_size)
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows((f"{d.score:.9g}", min(d.x0, right), min(d.y0, bottom)) for d in detected)
+    return float(values.max())
 
 
 def measure(found: ProbabilityMap, tissue: TissueMask, options: PredictOptions) -> Json:

@@ -18,10 +18,10 @@ from tiling.slide import open_slide, read_source
 from tiling.tissue import tissue_mask
 from wsi_pipeline.errors import UsageError, as_usage_error
 from wsi_pipeline.manifest import SlideEntry, collect_slides
+from wsi_pipeline.models import require_models
 from wsi_pipeline.segmentation.options import TruthOptions
 from wsi_pipeline.segmentation.scale import check_scale
 from wsi_pipeline.segmentation.truth import find_truth, read_truth
-from wsi_pipeline.stages import require_models
 
 PARTS = ("train", "val", "test")
 
@@ -129,7 +129,7 @@ def _prepare(
     with open_slide(entry.path, reader=reader, mpp=mpp) as slide:
         check_scale(slide, network.mpp)
         tiles = labelled_tiles(
-            slide, read_truth(entry.slide_id, slide, found, truth), tissue_mask(slide),
+            slide, read_truth(entry, slide.size, found, truth), tissue_mask(slide),
             tile_px=network.tile_px, mpp=network.mpp,
         )  # fmt: skip
         return _Prepared(entry, read_source(slide.path).quick_hash[:16], tiles)
@@ -142,7 +142,7 @@ def _parts(
     if not 0 <= validation < 1:
         raise UsageError(f"--validation {validation}: must be 0 or more, and less than 1")
     ids = [entry.slide_id for entry in entries]
-    rows = {} if table is None else _read_table(table)
+    rows = {} if table is None else read_table(table)
     missing = [i for i in ids if table is not None and i not in rows]
     if missing:
         raise UsageError(f"{table}: no row for {', '.join(missing[:5])}")
@@ -161,7 +161,14 @@ def _parts(
     return {i: "val" if patient[i] in judging else "train" for i in ids}
 
 
-def _read_table(path: Path) -> dict[str, dict[str, str]]:
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    """Return the rows of a CSV by their slide_id.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, has no column slide_id, or a slide stands in two rows.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)

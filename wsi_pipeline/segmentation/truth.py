@@ -12,9 +12,8 @@ from tiling.annotation_files import read_annotations
 from tiling.annotations import EXCLUDED_GROUPS, TUMOUR_GROUPS, AnnotationError, tumour_area
 from tiling.readers.kinds import is_zarr
 from tiling.region_masks import ImageMask, OutlineMask, RegionMask
-from tiling.slide import Slide
 from wsi_pipeline.errors import UsageError
-from wsi_pipeline.manifest import slide_name
+from wsi_pipeline.manifest import SlideEntry, slide_name
 from wsi_pipeline.segmentation.options import TruthOptions
 
 OUTLINES = (".xml", ".json", ".geojson")
@@ -53,15 +52,15 @@ def find_truth(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def truth_path(slide_id: str, path: str, found: Mapping[str, Path]) -> Path | None:
+def truth_path(entry: SlideEntry, found: Mapping[str, Path]) -> Path | None:
     """Return the annotation of a slide, by its id or by its file's name; None if there is none."""
-    return found.get(slide_id) or found.get(slide_name(path))
+    return found.get(entry.slide_id) or found.get(slide_name(entry.path))
 
 
 def read_truth(
-    slide_id: str, slide: Slide, found: Mapping[str, Path], options: TruthOptions
+    entry: SlideEntry, size: tuple[int, int], found: Mapping[str, Path], options: TruthOptions
 ) -> RegionMask:
-    """Return what is annotated on `slide`.
+    """Return what is annotated on a slide of `size` (width, height).
 
     Raises
     ------
@@ -69,25 +68,25 @@ def read_truth(
         There is no annotation of it, the file is wrong, its groups are unknown, an outline lies
         outside the slide, or a mask has another shape or other values.
     """
-    path = truth_path(slide_id, slide.path, found)
+    path = truth_path(entry, found)
     if path is None:
-        if options.is_normal(slide_id):
-            return OutlineMask(MultiPolygon(), slide.size)
+        if options.is_normal(entry.slide_id):
+            return OutlineMask(MultiPolygon(), size)
         known = ", ".join(sorted(found)[:4])
         raise AnnotationError(
-            f"{slide_id}: no annotation of it (there are {known}{', …' * (len(found) > 4)}); name "
-            "the file after the slide, leave the slide out, or pass --normal where slides hold "
-            "nothing"
+            f"{entry.slide_id}: no annotation of it (there are {known}{', …' * (len(found) > 4)}); "
+            "name the file after the slide, leave the slide out, or pass --normal where slides "
+            "hold nothing"
         )
     if not _is_outline(path):
-        return ImageMask(path, slide.size, value=options.mask_value)
+        return ImageMask(path, size, value=options.mask_value)
     try:
         area = tumour_area(
             read_annotations(path),
             tumour=options.inside or TUMOUR_GROUPS,
             excluded=options.outside or EXCLUDED_GROUPS - set(options.inside),
         )
-        return OutlineMask(area, slide.size)
+        return OutlineMask(area, size)
     except AnnotationError as err:
         text = str(err).replace("pass tumour= and excluded=", "pass --inside and --outside")
         raise AnnotationError(f"{path.name}: {text}") from err

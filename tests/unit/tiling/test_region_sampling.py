@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,13 +79,13 @@ def test_a_batch_is_half_and_half_and_repeats(annotated: LabelledSlideTiles) -> 
 
 def test_pixels_and_masks_belong_together(tissue_path: Path, annotated: LabelledSlideTiles) -> None:
     """A tile at 1 µm covers 128 level-0 px of 0.5 µm; its mask is the outline's part in it."""
-    read = annotated.read(np.array([560, 260]))
+    with open_slide(tissue_path) as slide:
+        read = annotated.read(slide, np.array([560, 260]))
+        expected = slide.read_scaled((560, 260), (128, 128), (64, 64))
     assert read is not None
     pixels, mask = read
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     assert (rows[0], columns[0]) == ((300 - 260) // 2, (600 - 560) // 2)
-    with open_slide(tissue_path) as slide:
-        expected = slide.read_scaled((560, 260), (128, 128), (64, 64))
     assert np.array_equal(pixels, expected)
 
 
@@ -125,3 +126,13 @@ def test_slides_are_drawn_alike(annotated: LabelledSlideTiles) -> None:
     masks = pool.batch(60, inside_share=1.0, seed=0)[1]
     # The one cell is the slide's corner, where nothing is drawn.
     assert 15 < (~masks.any(axis=(1, 2))).sum() < 45
+
+
+def test_slides_stay_open_up_to_a_number(
+    tissue_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tiling.region_sampling.OPEN_SLIDES", 2)
+    paths = [Path(shutil.copy(tissue_path, tmp_path / f"{n}.tif")) for n in range(3)]
+    pool = TilePool([tiles_of(path, MultiPolygon([BLOCK])) for path in paths])
+    pool.batch(12, inside_share=0.5, seed=0)
+    assert len(pool._open) == 2

@@ -21,7 +21,7 @@ X = np.linspace(0, 1, 11)
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     figures: list[Figure] = []
-    monkeypatch.setattr(charts, "_uri", lambda figure: figures.append(figure) or "")
+    monkeypatch.setattr(charts, "picture_uri", lambda figure: figures.append(figure) or "")
     return figures
 
 

@@ -234,3 +234,10 @@ def test_none_outlives_a_binding_that_lets_go_of_it() -> None:
     before = sys.getrefcount(None)
     plugin.hold_none()  # once is enough
     assert abs(sys.getrefcount(None) - before) < 1000
+
+
+def test_the_sheet_lists_the_keys_of_the_review() -> None:
+    from viewers.napari_plugin.keys import KEYS
+    from viewers.napari_plugin.review_dock import KEYS as REVIEW_KEYS
+
+    assert {k.key: k.does for k in KEYS if k.group == "Review"} == REVIEW_KEYS

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import write_lossless
+from tests.unit.tiling.test_probability_map import GRID, NAME, values_of, write
 from tests.unit.tiling.test_store import make_store
 from tiling import SlideStore, TileSpec
+from tiling.probability_map import create_map
 from viewers import slide_layers
 from viewers.colours import colours, colours_from
 from viewers.overlays import colour_names, overlay_layers, shown, store_overlays, tile_box_um
@@ -229,6 +231,38 @@ def test_the_dock_rules_overlays_by_click_and_key(
     dock.side_by_side.click()
     assert not grid.enabled
     assert copy not in viewer.layers
+
+
+@needs_display
+def test_a_segmentation_is_an_overlay_of_its_own_pixels(
+    make_napari_viewer: Callable[..., Any], scored_store: SlideStore
+) -> None:
+    """A map of 1 µm on a slide of 0.5: its first pixel's centre lies a quarter of a µm late."""
+    from napari.layers import Layer
+
+    values = values_of(GRID)
+    found = create_map(scored_store, NAME, GRID, {"model_id": "m"})
+    write(found, values, range(9))
+    found.finish(windows=7)
+    *_, (levels, arguments, kind) = overlay_layers(scored_store)
+    assert kind == "image"
+    assert [level.shape for level in levels] == [(769, 1026), (385, 513), (193, 257)]
+    assert np.array_equal(levels[0][:], values)
+    assert (arguments["scale"], arguments["translate"]) == ((1.0, 1.0), (0.25, 0.25))
+    assert arguments["name"] == f"segmentation {NAME}"
+    viewer = make_napari_viewer(show=True)
+    layer = viewer.add_layer(Layer.create(levels, arguments, kind))
+    layer.visible = True
+    _, dock = viewer.window.add_plugin_dock_widget("wsi-pipeline", "Overlays")
+    assert not dock.scale.isEnabled()  # probabilities are not ranked
+    assert (dock.low.text(), dock.high.text()) == ("0", "1")
+    dock.threshold.setValue(50)
+    assert (layer.colormap.colors[:128, 3] == 0).all()
+    viewer.scene.camera.center = (100.25, 200.25)
+    viewer.scene.camera.zoom = 1.0
+    viewer.screenshot(flash=False)
+    text = layer.get_status(np.array([100.25, 200.25]), world=True)["value"]
+    assert text == f"segmentation {NAME} {values[100, 200] / 255:.3g}"
 
 
 @needs_display

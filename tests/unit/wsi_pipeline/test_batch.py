@@ -13,7 +13,7 @@ from wsi_pipeline.manifest import SlideEntry
 from wsi_pipeline.pipeline import EmbeddingSpeed
 from wsi_pipeline.progress import SilentReporter
 from wsi_pipeline.run_table import RunTable, StageRow
-from wsi_pipeline.stages import OnTiles, SlideJob
+from wsi_pipeline.slide_work import OnTiles, SlideJob
 
 
 def jobs_of(names: str, folder: Path) -> list[SlideJob]:

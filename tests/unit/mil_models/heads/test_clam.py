@@ -94,6 +94,15 @@ def test_smooth_svm_by_hand() -> None:
     assert loss.tolist() == pytest.approx([np.log1p(np.exp(-0.5)), np.log1p(np.exp(2.5))], abs=1e-6)
 
 
-def test_k_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="k=0"):
-        create_head("clam_sb", dim=4, classes=2, k=0)
+def test_the_bag_alone_counts_where_its_weight_is_1() -> None:
+    head, bag = head_and_bag("clam_sb", bag_weight=1.0)
+    output = head(bag, torch.ones(1, 11, dtype=torch.bool))
+    loss = head.loss(output, torch.tensor([1]), cross_entropy).item()
+    assert loss == pytest.approx(-np.log(softmax(output.logits[0].detach().numpy())[1]), abs=1e-12)
+
+
+@pytest.mark.parametrize("arguments", [{"k": 0}, {"bag_weight": 0.0}, {"bag_weight": 1.1}])
+def test_arguments_out_of_range_are_named(arguments: dict[str, float]) -> None:
+    [(name, value)] = arguments.items()
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        create_head("clam_sb", dim=4, classes=2, **arguments)

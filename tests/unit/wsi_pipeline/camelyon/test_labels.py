@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tiling import open_store
+from tiling import open_store, read_annotations, tumour_area
+from tiling.region_masks import ImageMask, OutlineMask
 from wsi_pipeline.cli import run_tokens
 
 
@@ -67,6 +68,25 @@ def test_the_tiles_of_a_store(tmp_path: Path, tissue_path: Path) -> None:
         assert mask.mode == "1"
     square(tmp_path / "other.json", 0, 0, 9)
     assert labels(tmp_path / "other.json", *flags) == 2
+
+
+@pytest.mark.parametrize(("form", "name"), [("tiff", "a.tif"), ("ome-zarr", "a.ome.zarr")])
+def test_tiled_masks_open_as_slides_and_hold_the_outline(
+    tmp_path: Path, form: str, name: str
+) -> None:
+    """1000 px a side: a pyramid from level 0 on, read as any mask of a slide is."""
+    square(tmp_path / "a.json", 1000, 1000, 1000)
+    out = tmp_path / "out"
+    assert labels(tmp_path / "a.json", "-o", out, "--masks", "--mask-format", form) == 0
+    size = (2560, 2560)  # tiles of 512 px from 512 on
+    mask = ImageMask(out / "masks" / name, size)
+    [corner] = mask.read(np.array([[990, 1980]]), (40, 40), (40, 40))
+    expected = np.zeros((40, 40), bool)
+    expected[:20, 10:] = True
+    np.testing.assert_array_equal(corner, expected)
+    [whole] = mask.read(np.zeros((1, 2), int), size, (160, 160))
+    outlines = OutlineMask(tumour_area(read_annotations(tmp_path / "a.json")), size)
+    np.testing.assert_array_equal(whole, outlines.read(np.zeros((1, 2), int), size, (160, 160))[0])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tiling.write import write_slide
 
 SIZE = (701, 523)
 TISSUE = (100, 60, 620, 470)
+CPU = ["--device", "cpu", "--engine", "torch", "--progress", "none"]
 LESIONS = {"a": (180, 120, 400, 330), "b": (300, 200, 560, 400), "c": (150, 100, 330, 420)}
 """x0, y0, x1, y1 in level-0 px."""
 TINY = [
@@ -84,3 +85,10 @@ def model(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     assert code == 0
     return folder
+
+
+@pytest.fixture(scope="package")
+def segmented(archive: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("segmented") / "out"
+    assert wsi("segment", "predict", archive / "slides", "--model", model, "-o", out, *CPU) == 0
+    return out

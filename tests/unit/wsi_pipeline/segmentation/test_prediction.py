@@ -13,27 +13,21 @@ from PIL import Image
 
 from mil_models.segmentation.checkpoint import load_segmentation
 from mil_models.segmentation.inference import create_segmenter
-from tests.unit.wsi_pipeline.segmentation.conftest import LESIONS, SIZE
+from tests.unit.wsi_pipeline.segmentation.conftest import CPU, LESIONS, SIZE
 from tests.unit.wsi_pipeline.test_cli import files_below, table, wsi
 from tiling import open_slide, open_store, read_annotations, tissue_mask
 from tiling.errors import SlideReadError
 from tiling.probability_map import open_map
 from tiling.windows import Blender
+from wsi_pipeline.camelyon.detections import read_detections
+from wsi_pipeline.camelyon.stages import stage_patients
 from wsi_pipeline.segmentation import stage
-
-CPU = ["--device", "cpu", "--engine", "torch", "--progress", "none"]
+from wsi_pipeline.segmentation.prediction import write_tables
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="package")
-def segmented(archive: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("segmented") / "out"
-    assert wsi("segment", "predict", archive / "slides", "--model", model, "-o", out, *CPU) == 0
-    return out
 
 
 def test_lesions_are_found_where_they_are(segmented: Path) -> None:
@@ -64,6 +58,30 @@ def test_measures_of_slides_and_lesions(segmented: Path) -> None:
     largest = max(float(row["diameter_mm"]) for row in lesions)
     assert largest == float(slides["a"]["largest_diameter_mm"])
     assert largest == pytest.approx(np.hypot(0.22, 0.21), rel=0.25)
+
+
+def test_points_and_scores_are_what_camelyon_reads(segmented: Path) -> None:
+    for name, (x0, y0, x1, y1) in LESIONS.items():
+        path = segmented / "segmentations" / "detections" / f"{name}.csv"
+        found = read_detections(path, size=SIZE)
+        best = int(found.scores.argmax())
+        assert x0 <= found.x0[best] < x1
+        assert y0 <= found.y0[best] < y1
+    scores = {row["slide"]: float(row["score"]) for row in
+              rows_of(segmented / "segmentations" / "scores.csv")}  # fmt: skip
+    assert min(scores[name] for name in LESIONS) > max(0.5, scores["normal_d"])
+
+
+def test_nodes_of_camelyon17_get_a_stage(tmp_path: Path) -> None:
+    folder = tmp_path / "segmentations"
+    folder.mkdir()
+    diameters = {**{f"patient_001_node_{n}": 0.0 for n in range(5)}, "patient_001_node_3": 2.5}
+    for name, diameter in diameters.items():
+        found = {"slide_id": name, "score": 0.5, "largest_diameter_mm": diameter, "lesions": []}
+        (folder / f"{name}.json").write_text(json.dumps(found))
+    write_tables(tmp_path)
+    [patient] = stage_patients(folder / "nodes.csv")
+    assert patient.stage == "pN1"
 
 
 def test_the_map_is_the_networks_answer_window_by_window(
