@@ -49,12 +49,12 @@ def test_old_counts_do_not_slow_the_speed_down() -> None:
 def test_a_run_is_heard_and_its_refusal_too(tissue_path: Path, tmp_path: Path) -> None:
     arguments = ["tile", str(tissue_path), "-o", str(tmp_path / "out"), "--progress", "json"]
     process = RunProcess(arguments)
-    events = wait_for(process, 60)
+    events = wait_for(process, 300)
     assert process.returncode == 0
     assert [e["event"] for e in events][:1] == ["start"]
     assert events[-1]["event"] == "slide"
     refused = RunProcess(["tile", str(tmp_path / "none.svs"), "-o", str(tmp_path / "x")])
-    wait_for(refused, 60)
+    wait_for(refused, 300)
     assert refused.returncode == 2
     assert "none.svs" in refused.complaints
 
@@ -80,7 +80,7 @@ def test_cancelled_it_is_gone_within_a_second_with_all_it_started(
     monkeypatch.chdir(tmp_path)  # where `python -m` looks first
     process = RunProcess([])
     events: list[dict[str, object]] = []
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while not events and time.monotonic() < end:
         events = process.poll()
         time.sleep(0.01)

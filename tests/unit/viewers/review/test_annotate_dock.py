@@ -119,7 +119,7 @@ def test_annotations_become_labels_to_train_by(dock: Any, tmp_path: Path) -> Non
         write_annotations(tmp_path / "a.xml", [Annotation("a", "Tumor", "polygon", SQUARE)])
     )
     dock.buttons["Label tiles"].click()
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while dock._timer.isActive() and time.monotonic() < end:
         dock._follow()
         time.sleep(0.05)

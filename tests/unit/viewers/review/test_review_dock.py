@@ -184,7 +184,7 @@ def test_a_score_that_a_run_adds_is_offered(
     )  # fmt: skip
     press(viewer, "jj")
     viewer.add_points([[0, 0]])  # any new layer is a reason to look
-    qtbot.waitUntil(lambda: dock.predictions.count() == 2, timeout=5000)
+    qtbot.waitUntil(lambda: dock.predictions.count() == 2, timeout=60_000)
     assert dock.current == 2
     dock.predictions.setCurrentText("other-0b0b0b0b")
     assert dock.prediction.name == "other-0b0b0b0b"
@@ -220,7 +220,7 @@ def test_the_score_the_point_and_the_thumbnails_are_shown(
 ) -> None:
     assert "<b>tumor 0.750</b> (calibrated probability)" in dock.score.text()
     assert "positive: at or above the operating point 0.400" in dock.score.text()
-    qtbot.waitUntil(lambda: not dock.table.item(9, 0).icon().isNull(), timeout=10_000)
+    qtbot.waitUntil(lambda: not dock.table.item(9, 0).icon().isNull(), timeout=60_000)
     image = dock.table.item(0, 0).icon().pixmap(72, 72).toImage()
     assert image.pixelColor(36, 36).red() > image.pixelColor(36, 36).green() + 20  # pink tissue
     for button, key in zip(dock.buttons.values(), "KJADUN", strict=True):

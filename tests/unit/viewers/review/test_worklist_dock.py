@@ -44,7 +44,7 @@ def dock(make_napari_viewer: Callable[..., Any], run: Path, qtbot: Any) -> Any:
     widget.reader.setText("me")
     widget.folder.setText(str(run))
     widget.folder.returnPressed.emit()
-    qtbot.waitUntil(lambda: len(widget.rows) == 3, timeout=10_000)
+    qtbot.waitUntil(lambda: len(widget.rows) == 3, timeout=60_000)
     yield widget
     widget.close()
     shutil.rmtree(run / "reviews", ignore_errors=True)
@@ -111,6 +111,6 @@ def test_a_folder_that_is_no_run_is_said_so(
 ) -> None:
     dock.folder.setText(str(tmp_path))
     dock.folder.returnPressed.emit()
-    qtbot.waitUntil(lambda: bool(told), timeout=10_000)
+    qtbot.waitUntil(lambda: bool(told), timeout=60_000)
     assert "no run here (no slide stores); choose what `wsi run -o` made" in told[-1]
     assert shown(dock) == []
