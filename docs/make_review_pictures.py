@@ -62,7 +62,7 @@ def shoot(viewer: Any, name: str) -> None:
     """Keep a picture of the whole window."""
     wait(1.5)
     picture = viewer.screenshot(canvas_only=False, flash=False)[..., :3]
-    path = IMAGES / f"napari_{name}.png"
+    path = IMAGES / f"napari-{name}.png"
     Image.fromarray(picture).quantize(256).save(path, optimize=True)
 
 
