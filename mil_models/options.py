@@ -202,6 +202,9 @@ class TileTrainOptions:
         Width of the hidden layer; 0 for logistic regression.
     dropout
         Of the hidden layer.
+    smoothing
+        Share of a label that is given to both classes alike: it keeps scores from saturating at 0
+        and 1, where neither slides nor detections could be told apart any more.
     k
         A slide's score is the mean over so many of its highest tiles.
     device
@@ -218,6 +221,7 @@ class TileTrainOptions:
     batch_tiles: int = 256
     hidden: int = 256
     dropout: float = 0.25
+    smoothing: float = 0.05
     k: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -230,7 +234,8 @@ class TileTrainOptions:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
         if not 0 < self.positive <= 1:
             raise ValueError(f"positive={self.positive}: must be above 0 and at most 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: must be at least 0 and below 1")
+        for name in ("dropout", "smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0 and below 1")
         if not 0 < self.learning_rate < float("inf"):
             raise ValueError(f"learning_rate={self.learning_rate}: must be positive")

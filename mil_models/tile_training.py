@@ -285,6 +285,8 @@ def _round(
     device = _device(options)
     values, labels = (t.to(device) for t in sample.tensors(tiles))
     weights = _class_weights(labels)
+    # Not cross_entropy's own smoothing: it weighs the smoothed part by the other class's weight.
+    soft = F.one_hot(labels, 2) * (1 - options.smoothing) + options.smoothing / 2
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
@@ -298,8 +300,8 @@ def _round(
         size = max(min(options.batch_tiles, len(order) // FEWEST_STEPS), SMALLEST_BATCH)
         for chosen in torch.split(order, size):
             logits = head.tile_logits(values[chosen], generator)
-            loss = F.cross_entropy(logits, labels[chosen], weight=weights, reduction="sum")
-            loss = loss / weights[labels[chosen]].sum()
+            own = weights[labels[chosen]]
+            loss = (F.cross_entropy(logits, soft[chosen], reduction="none") * own).sum() / own.sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -66,6 +66,21 @@ def test_a_strong_model_is_a_model_like_others(archive: Archive, strong: Path) -
     assert spread[:, 4:] == pytest.approx(1, abs=0.2)  # noise of unit variance
 
 
+def test_smoothed_labels_keep_scores_apart(archive: Archive, tmp_path: Path) -> None:
+    """With a share e the best margin is log((1 - e/2) / (e/2)); without it scores run to 1."""
+    highest = {}
+    for smoothing in (0.0, 0.2):
+        out = tmp_path / f"{smoothing}"
+        options = TileTrainOptions(epochs=30, hidden=32, dropout=0.0, rounds=0, patience=30,
+                                   learning_rate=0.02, smoothing=smoothing)  # fmt: skip
+        train_tiles(list(archive.stores.values()), archive.root / "manifest.csv",
+                    fractions_of(archive), out, folds=0, options=options)  # fmt: skip
+        found = tile_scores(load_model(out), archive.stores["tumor_001"]).values
+        highest[smoothing] = found[fractions_of(archive)["tumor_001"] == 1]
+    assert np.median(highest[0.0]) > 0.999
+    assert np.median(highest[0.2]) == pytest.approx(0.9, abs=0.05)
+
+
 def test_the_same_seed_gives_the_same_bits(archive: Archive, tmp_path: Path) -> None:
     options = TileTrainOptions(epochs=2, hidden=0, rounds=1)
     ids = []
