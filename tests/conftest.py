@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +117,22 @@ def no_mpp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tissue slide without a pixel size."""
     path = tmp_path_factory.mktemp("no_mpp") / "no_mpp.tif"
     return write_slide(path, tissue_pixels(), mpp=None, downsamples=(1, 4))
+
+
+EXIT_STATUS = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[EXIT_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave without taking native libraries apart.
+
+    With all of them in one process it crashed there in two of four whole runs, after the report.
+    """
+    if EXIT_STATUS in config.stash:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[EXIT_STATUS])

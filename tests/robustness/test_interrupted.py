@@ -29,9 +29,12 @@ def test_an_interrupted_run_says_so_once_and_goes_on(
         "--encoder", "resnet10t", "--random-weights", "--tile-px", "64", "--allow-mismatch",
         "--workers", str(workers), "--progress", "json",
     ]  # fmt: skip
+    # Where the tests themselves run behind a shell's "&", SIGINT is ignored, by children too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     run = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    signal.signal(signal.SIGINT, before)
     assert run.stdout is not None
     assert any('"tiles"' in line for line in run.stdout)
     os.killpg(run.pid, signal.SIGINT)
