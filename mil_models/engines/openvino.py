@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import openvino as ov
 import torch
+from PIL import Image
 
 from mil_models.engines.base import PRECISIONS, Embeddings, Engine, Tiles, cpu_lanes
 from mil_models.errors import EngineError
@@ -114,15 +115,24 @@ class OpenVinoEngine(Engine):
             raise EngineError(
                 "int8 needs nncf: pip install 'wsi-pipeline[int8]', or another --precision"
             ) from err
-        if self.calibration is None or self.calibration.shape[1:3] != size:
-            raise EngineError(f"int8 needs tissue tiles of {size[1]} x {size[0]} px to calibrate")
+        if self.calibration is None:
+            raise EngineError("int8 needs tissue tiles to calibrate; pass calibration=")
+        tissue = resized(self.calibration[:CALIBRATION_TILES], (size[1], size[0]))
         batches = [
-            np.ascontiguousarray(np.resize(self.calibration[i : i + self.batch],
-                                           (self.batch, *self.calibration.shape[1:])))
-            for i in range(0, min(len(self.calibration), CALIBRATION_TILES), self.batch)
-        ]  # fmt: skip
+            np.resize(tissue[i : i + self.batch], (self.batch, *tissue.shape[1:]))
+            for i in range(0, len(tissue), self.batch)
+        ]
         nncf.set_log_level(40)
         return nncf.quantize(graph, nncf.Dataset(batches), subset_size=len(batches))
+
+
+def resized(tiles: Tiles, size: tuple[int, int]) -> Tiles:
+    """Return tiles ``(N, H, W, 3)`` at `size` (width, height), bicubic."""
+    if tiles.shape[2:0:-1] == size:
+        return tiles
+    return np.stack(
+        [np.asarray(Image.fromarray(t).resize(size, Image.Resampling.BICUBIC)) for t in tiles]
+    )
 
 
 def has_bfloat16() -> bool:
