@@ -5,8 +5,8 @@ The table holds 266 CAMELYON16 training slides with the features of the winning 
 are trained by our own loop and cross-validated, logistic regression and a random forest (that of
 `wsi camelyon train --maps`) by scikit-learn on the same folds. Features are put on a logarithmic
 scale where they span decades, and standardised on the training part of each fold, for all alike. A
-slide is a patient here. The maps were made by a classifier that was trained on these slides: on
-test slides the figures are lower (logistic regression: 0.87).
+slide is a patient here. The maps seem to come from a classifier that was trained on these slides:
+on test slides the figures are lower (logistic regression: 0.87).
 
     python benchmarks/camelyon16_features.py --table ../shared/data/camelyon_tables/\
 camelyon16_train_heatmap_features.csv --repeats 5

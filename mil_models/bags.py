@@ -149,6 +149,18 @@ def joined_bag(stores: Sequence[tuple[SlideStore, Rows]]) -> Bag:
     return _join(*read_parts(stores))
 
 
+def slide_bag(store: SlideStore, rows: Rows) -> tuple[Bag, NDArray[np.bool_]]:
+    """Return the bag of one slide, and which of the store's tiles ``(N,)`` are in it.
+
+    Raises
+    ------
+    EmptyBagError, EmbeddingValueError
+        As :func:`read_bag`.
+    """
+    parts, values = read_parts([(store, rows)])
+    return _join(parts, values), parts[0].keep
+
+
 def read_parts(
     stores: Sequence[tuple[SlideStore, Rows]],
 ) -> tuple[list[BagPart], list[NDArray[np.float32]]]:

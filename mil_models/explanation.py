@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mil_models.bags import Bag, contract_of, read_bag
+from mil_models.bags import Bag, contract_of, read_bag, slide_bag
 from mil_models.checkpoint import Model
 from mil_models.encoders import Encoder, create_encoder
 from mil_models.errors import EmptyBagError, ExplanationError, ModelMismatchError
@@ -99,17 +99,13 @@ def explain_tile(
     """
     rows = fitting_embeddings(store, model)
     _check_encoder(encoder, contract_of(rows)["encoder"])
-    values, keep = read_bag(store, rows)
+    bag, keep = slide_bag(store, rows)
     if not 0 <= index < len(store) or not keep[index]:
         raise ExplanationError(f"{store.slide_id}: tile {index} could not be read; choose another")
     name = model.positive if output is None else output
     if name not in model.classes:
         raise ExplanationError(f"no output {name!r}; the model has {', '.join(model.classes)}")
     place = int(keep[:index].sum())
-    bag = Bag(
-        torch.from_numpy(np.ascontiguousarray(values[keep])),
-        torch.from_numpy(store.grid.coords[keep]),
-    )
     network = encoder.engine.network
     if not isinstance(network, TileNetwork):
         raise ExplanationError(f"{encoder.name}: no network of ours, whose layers are known")

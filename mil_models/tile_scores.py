@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mil_models.bags import Bag, read_bag
+from mil_models.bags import slide_bag
 from mil_models.checkpoint import Model, read_predictions, source_of
 from mil_models.errors import ModelMismatchError
 from mil_models.heads import MILHead, MILOutput
@@ -102,11 +102,7 @@ def tile_scores(
         )
     kind = _kind(model.heads[0], source)
     rows = fitting_embeddings(store, model)
-    embeddings, keep = read_bag(store, rows)
-    bag = Bag(
-        torch.from_numpy(np.ascontiguousarray(embeddings[keep])),
-        torch.from_numpy(store.grid.coords[keep]),
-    )
+    bag, keep = slide_bag(store, rows)
     own = source_of(store)
     chosen = (held_out or {}).get(own, tuple(range(len(model.heads))))
     is_held_out = held_out is not None and own in held_out

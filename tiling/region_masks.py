@@ -112,7 +112,7 @@ class ImageMask:
         self._value = value
         self._bits: NDArray[np.uint8] | None = None
         if self.path.suffix.lower() in PICTURE_SUFFIXES:
-            pixels = self._inside(_read_picture(self.path))
+            pixels = self._inside(read_mask_picture(self.path))
             self._size = pixels.shape[1], pixels.shape[0]
             self._bits = np.packbits(pixels, axis=1)
         else:
@@ -215,7 +215,14 @@ def _has_shape(size: tuple[int, int], slide_size: tuple[int, int]) -> bool:
     return low < high
 
 
-def _read_picture(path: Path) -> NDArray[np.generic]:
+def read_mask_picture(path: Path) -> NDArray[np.generic]:
+    """Return the values ``(h, w)`` of a mask as a picture, the first band of several.
+
+    Raises
+    ------
+    MaskImageError
+        It cannot be read, is too large to be held, or its values are no whole numbers.
+    """
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from mil_models.lesions import DOWNSAMPLE
 from tiling import open_slide
+from tiling.region_masks import MaskImageError, read_mask_picture
 from wsi_pipeline.camelyon.errors import MaskError
 
 MASK_NAME = re.compile(r"(?P<slide>.+?)((_evaluation)?_mask)?", re.IGNORECASE)
 SUFFIXES = {".png", ".tif", ".tiff"}
 DOWNSAMPLE_TOLERANCE = 0.01
-MAX_PIXELS = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,15 +83,10 @@ def read_mask(path: Path, *, tumour_value: int | None = None) -> TumourMask:
 
 def _read_png(path: Path) -> tuple[NDArray[np.generic], tuple[int, int]]:
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise MaskError(f"{path.name}: {image.size} px is no mask at level 5")
-            values = np.asarray(image)
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as err:
-        raise MaskError(f"{path}: cannot be read: {err}") from err
-    if values.ndim == 3:
-        values = values[..., 0]
-    if values.dtype.kind not in "bui" or values.min(initial=0) < 0:
+        values = read_mask_picture(path)
+    except MaskImageError as err:
+        raise MaskError(str(err)) from err
+    if values.min(initial=0) < 0:
         raise MaskError(f"{path.name}: {values.dtype} is no mask; use 1-bit, or 0 and 255")
     return values, (values.shape[1] * DOWNSAMPLE, values.shape[0] * DOWNSAMPLE)
 
