@@ -141,7 +141,7 @@ def train(
         rows = prediction_rows(slides, question, scores)
         metrics = fold_metrics(rows, question, seed)
         card |= held_out_card(
-            slides, question, scores, method=settings.calibration, rule=settings.rule,
+            rows, scores, question, method=settings.calibration, rule=settings.rule,
             at_least=settings.at_least,
         )  # fmt: skip
         card |= {
