@@ -561,7 +561,9 @@ def reviews(out: Path, /, *, csv: Path | None = None, json_: AsJson = False) -> 
         Write every reader's last verdict on every region there.
     """
     from viewers.review.agreement import agreement_table, read_reviews, write_reviews
+    from viewers.review.log import write_spared
 
+    write_spared()  # what a full disk did not take then
     verdicts = read_reviews(out)
     if csv is not None:
         write_reviews(csv, verdicts)
