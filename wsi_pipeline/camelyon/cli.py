@@ -70,13 +70,14 @@ def labels(
     mask_format
         png at level 5; or tiff, ome-zarr: tiled pyramids from level 0 on.
     """
+    from wsi_pipeline.camelyon.files import LABELS
     from wsi_pipeline.camelyon.labels import label_tiles, unpacked_annotations
 
     with unpacked_annotations(annotations) as files:
         written = label_tiles(
             files, out, stores=stores, tile_px=tile_px, masks=masks, mask_format=mask_format
         )
-    say(f"{len(written)} slides labelled in {out / 'labels'}")
+    say(f"{len(written)} slides labelled in {out / LABELS}")
     return 0
 
 
