@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from wsi_pipeline.cli_flags import AsJson, Flag
 from wsi_pipeline.errors import UsageError
 
-AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
-Flag = Parameter(negative="")
 Seed = Annotated[int, Parameter(help="Seed of the draws for intervals.")]
 
 camelyon = App(

@@ -109,7 +109,7 @@ def test_the_score_without_the_region_in_review(viewer: Any, root: Path, qtbot: 
     dock.without_button.click()
     qtbot.waitUntil(lambda: "without region 1" in dock.answer.text(), timeout=120_000)
     store, model = open_store(root / "out" / "stores" / "a.zarr"), load_model(root / "model")
-    left = np.delete(np.arange(len(store)), review.regions[0].tiles)
+    left = np.delete(np.arange(len(store)), review.session.regions[0].tiles)
     embeddings = store.embeddings().data[:]
     expected = predict_bag(model, embeddings[left], store.grid.coords[left]).scores[-1]
     whole = store.prediction().scores["yes"]
