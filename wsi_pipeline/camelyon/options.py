@@ -53,7 +53,8 @@ class TileFlags:
     hidden
         Width of the hidden layer; 0 for logistic regression.
     k
-        A slide's score is the mean over so many of its highest tiles.
+        A slide's score is the mean over so many of its highest tiles: 1 finds the smallest lesion,
+        and is taken in by a single false tile.
     """
 
     positive: float = 0.5
