@@ -15,6 +15,8 @@ from tiling.probability_map import NGFF_VERSION, blocks
 from tiling.region_masks import OutlineMask
 
 CHUNK_PX = 512
+FEWEST_LEVELS = 6
+"""Down to level 5, a downsample of 32: what CAMELYON's lesions are counted on."""
 
 
 def write_mask_zarr(
@@ -54,7 +56,7 @@ def write_mask_zarr(
     try:
         group = zarr.open_group(str(partial), mode="w", zarr_format=3)
         levels = 0
-        while levels == 0 or max(size) > CHUNK_PX * 2 ** (levels - 1):
+        while levels < FEWEST_LEVELS or max(size) > CHUNK_PX * 2 ** (levels - 1):
             _write_level(group, levels, outlines, size)
             levels += 1
         group.attrs["ome"] = _metadata(path.name, levels, mpp)

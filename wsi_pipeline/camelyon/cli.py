@@ -110,7 +110,7 @@ def froc(
         detection has an empty file.
     masks
         Folder of tumour masks, SLIDE.png or .tif (or SLIDE_mask, SLIDE_evaluation_mask): a PNG of
-        level 5, 1-bit or 0 and 255, or a TIFF with a level 32 times smaller.
+        level 5, 1-bit or 0 and 255, or a TIFF or OME-Zarr with a level 32 times smaller.
     reference
         CSV of slide and class (Tumor, Normal), as reference.csv of the challenge. Without it a
         slide without a mask is normal only if its name starts with "normal".

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from mil_models.lesions import DOWNSAMPLE
 from tiling import open_slide
+from tiling.readers.kinds import is_zarr
 from tiling.region_masks import MaskImageError, read_mask_picture
 from wsi_pipeline.camelyon.errors import MaskError
 
-MASK_NAME = re.compile(r"(?P<slide>.+?)((_evaluation)?_mask)?", re.IGNORECASE)
+MASK_NAME = re.compile(r"(?P<slide>.+?)((_evaluation)?_mask)?(\.ome)?", re.IGNORECASE)
 SUFFIXES = {".png", ".tif", ".tiff"}
 DOWNSAMPLE_TOLERANCE = 0.01
 
@@ -31,7 +32,7 @@ class TumourMask:
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
-    """Return the mask of each slide: X, X_mask, X_Mask or X_evaluation_mask, PNG or TIFF.
+    """Return the mask of each slide: X, X_mask, X_Mask or X_evaluation_mask; PNG, TIFF, OME-Zarr.
 
     Raises
     ------
@@ -43,7 +44,9 @@ def find_masks(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         match = MASK_NAME.fullmatch(path.stem)
-        if path.suffix.lower() not in SUFFIXES or match is None or path.name.startswith("."):
+        if path.name.startswith(".") or match is None:
+            continue
+        if path.suffix.lower() not in SUFFIXES and not is_zarr(path):
             continue
         slide = match["slide"]
         if slide in found:
@@ -55,7 +58,7 @@ def find_masks(folder: Path) -> dict[str, Path]:
 def read_mask(path: Path, *, tumour_value: int | None = None) -> TumourMask:
     """Return a mask: 1-bit or 0 and 255, or where `tumour_value` says so equal to that.
 
-    A PNG is level 5 itself; of a TIFF the level with a downsample of 32 is read. Of several
+    A PNG is level 5 itself; of a pyramid the level with a downsample of 32 is read. Of several
     channels the first counts, as in the challenge's program.
 
     Raises
@@ -66,7 +69,7 @@ def read_mask(path: Path, *, tumour_value: int | None = None) -> TumourMask:
     if path.suffix.lower() == ".png":
         values, size = _read_png(path)
     else:
-        values, size = _read_tiff(path)
+        values, size = _read_pyramid(path)
     if tumour_value is not None:
         return TumourMask(values == tumour_value, size)
     if values.dtype == bool:
@@ -92,7 +95,7 @@ def _read_png(path: Path) -> tuple[NDArray[np.generic], tuple[int, int]]:
     return values, (width, height)
 
 
-def _read_tiff(path: Path) -> tuple[NDArray[np.generic], tuple[int, int]]:
+def _read_pyramid(path: Path) -> tuple[NDArray[np.generic], tuple[int, int]]:
     with open_slide(path) as slide:
         levels = [
             level

@@ -14,6 +14,7 @@ from tiling import open_store, read_annotations, tumour_area
 from tiling.annotation_files import write_annotations
 from tiling.annotations import Annotation
 from tiling.region_masks import ImageMask, OutlineMask
+from wsi_pipeline.camelyon.masks import find_masks, read_mask
 from wsi_pipeline.cli import run_tokens
 
 
@@ -100,6 +101,13 @@ def test_tiled_masks_open_as_slides_and_hold_the_outline(
     assert labels(tmp_path / "a.json", "-o", out, "--masks", "--mask-format", form) == 0
     size = (2560, 2560)  # tiles of 512 px from 512 on
     mask = ImageMask(out / "masks" / name, size)
+    found = find_masks(out / "masks")
+    assert list(found) == ["a"]
+    level5 = np.zeros((80, 80), bool)
+    level5[31:62, 31:62] = True  # centres from 1008 to 1968
+    tumour = read_mask(found["a"])
+    np.testing.assert_array_equal(tumour.pixels, level5)
+    assert tumour.size == size
     [corner] = mask.read(np.array([[990, 1980]]), (40, 40), (40, 40))
     expected = np.zeros((40, 40), bool)
     expected[:20, 10:] = True
