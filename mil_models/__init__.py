@@ -13,12 +13,14 @@ if TYPE_CHECKING:
         explaining_encoder,
         score_without,
     )
+    from mil_models.growing import GrowingScore
     from mil_models.heads import MILHead, MILOutput, create_head
     from mil_models.prediction import predict, predict_bag, predict_patient
     from mil_models.training import train
 
 _HOMES = {
     "Encoder": "encoders",
+    "GrowingScore": "growing",
     "MILHead": "heads",
     "MILOutput": "heads",
     "Model": "checkpoint",
@@ -40,6 +42,7 @@ _HOMES = {
 
 __all__ = [
     "Encoder",
+    "GrowingScore",
     "MILHead",
     "MILOutput",
     "Model",
