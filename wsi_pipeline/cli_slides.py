@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from wsi_pipeline.cli_flags import Out, SlideMpp, Slides, Stores, examples
+from wsi_pipeline.cli_flags import Flag, Out, SlideMpp, Slides, Stores, examples
 from wsi_pipeline.config import (
     BatchOptions,
     EncoderOptions,
