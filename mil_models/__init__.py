@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         explaining_encoder,
         score_without,
     )
+    from mil_models.growing import GrowingScore
     from mil_models.heads import MILHead, MILOutput, create_head
     from mil_models.prediction import predict, predict_bag, predict_patient
     from mil_models.training import train
@@ -24,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "Encoder": "encoders",
+    "GrowingScore": "growing",
     "MILHead": "heads",
     "MILOutput": "heads",
     "Model": "checkpoint",
@@ -45,6 +47,7 @@ _HOMES = {
 
 __all__ = [
     "Encoder",
+    "GrowingScore",
     "MILHead",
     "MILOutput",
     "Model",

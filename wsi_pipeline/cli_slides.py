@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from wsi_pipeline.cli_flags import Out, SlideMpp, Slides, Stores, examples
+from wsi_pipeline.cli_flags import Flag, Out, SlideMpp, Slides, Stores, examples
 from wsi_pipeline.config import (
     BatchOptions,
     EncoderOptions,
@@ -156,6 +156,7 @@ def run(
     tiles: TileOptions = TileOptions(),
     encoder: EncoderOptions = EncoderOptions(),
     batch: BatchOptions = BatchOptions(),
+    live: Annotated[bool, Flag] = False,
 ) -> int:
     """Do all of it: tiles, embeddings, scores, heatmaps and one page about every slide.
 
@@ -163,10 +164,13 @@ def run(
     ----------
     model
         Model folder made by `wsi train`. Without one: tissue, embeddings and the page.
+    live
+        Also score what is embedded so far, every few seconds, so that a viewer shows the heatmap
+        as it grows. The finished score is the same.
     """
     from wsi_pipeline.pipeline import run as run_all
 
-    result = run_all(slides, out, model=model, tiles=tiles, encoder=encoder, batch=batch)
+    result = run_all(slides, out, model=model, tiles=tiles, encoder=encoder, batch=batch, live=live)
     if batch.progress == "auto":
         Console().print(f"Page: {result.out / 'report.html'}", highlight=False, soft_wrap=True)
     return _summary(result, batch)

@@ -25,6 +25,7 @@ class Dock(QWidget):
         self.viewer = viewer
         self.setMinimumWidth(MINIMUM_WIDTH)
         self._frame: QWidget | None = None
+        self._is_docked = False
         self._frame_is_closing = False
         self._has_ended = False
 
@@ -44,8 +45,10 @@ class Dock(QWidget):
 
     def changeEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
         """End where napari takes the dock out of its window."""
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None and self._frame:
-            self._end(window_lives=True)
+        if event.type() == QEvent.Type.ParentChange:
+            if self._is_docked and self.parent() is None:
+                self._end(window_lives=True)
+            self._is_docked = self.parent() is not None
         super().changeEvent(event)
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
