@@ -9,7 +9,9 @@ The program has quirks, which move figures a little and which published figures 
   lowest value of all lists is no threshold: usually that 0; where every region was hit it is the
   lowest detection, whose point is missing from the curve;
 - scores of lesions are float32, those of false positives float64: 0.7 as one and 0.7 as the other
-  are two thresholds;
+  are two thresholds, in the order of their values (as NumPy 1, for which the program was written,
+  compares them; NumPy 2 takes them for equal, and the program would leave their order to chance);
+- a score of 0 finds no lesion, but is a false positive outside of all;
 - a slide counts if it has a file of detections: without one neither its lesions nor the slide
   itself is in a denominator;
 - where the rate stays equal over several thresholds, the curve stands in the program's order and
