@@ -168,10 +168,7 @@ def predict(
         The slide has no tile, none that could be decoded, or none inside.
     """
     rows = fitting_embeddings(store, model)
-    identity: Json = {"model_id": model.model_id, "embeddings": rows.name}
-    if inside is not None:
-        identity["within"] = {"tiles": int(inside.sum()), "sha256": mask_hash(inside)}
-    name = node_name(model.name, identity)
+    name, identity = prediction_name(model, rows, inside)
     if name in store.prediction_names():
         return store.prediction(name)
     values, keep = read_bag(store, rows)
@@ -211,6 +208,16 @@ def predict(
             "seen_in_training": source_of(store) in model.training_slides,
         },
     )
+
+
+def prediction_name(
+    model: Model, rows: Rows, inside: NDArray[np.bool_] | None = None
+) -> tuple[str, Json]:
+    """Return a prediction's name in a store, and what decides it, which is recorded with it."""
+    identity: Json = {"model_id": model.model_id, "embeddings": rows.name}
+    if inside is not None:
+        identity["within"] = {"tiles": int(inside.sum()), "sha256": mask_hash(inside)}
+    return node_name(model.name, identity), identity
 
 
 def mask_hash(inside: NDArray[np.bool_]) -> str:

@@ -286,6 +286,37 @@ class SlideStore:
         group.attrs[ATTRIBUTES] = as_json(recorded)
         return self.prediction(name)
 
+    def write_growing_prediction(
+        self, name: str, *, scores: Mapping[str, float], attention: NDArray[np.float32], attrs: Json
+    ) -> None:
+        """Write what a model says of the tiles that are there so far.
+
+        :meth:`prediction` does not know it: the finished one of that name takes its place, with
+        the same bytes as if this had never been. A reader at the same time sees one or the next.
+
+        Parameters
+        ----------
+        attention
+            Shape ``(N,)``, NaN for tiles that are not there yet.
+        """
+        array = f"predictions/{name}/attention"
+        if array in self._group:
+            self._array(array)[...] = attention.astype(np.float32)
+        else:
+            self._write(array, attention.astype(np.float32), fill=np.nan)
+        group = cast(zarr.Group, self._group[f"predictions/{name}"])
+        group.attrs[ATTRIBUTES] = as_json({**attrs, "scores": dict(scores), "complete": False})
+
+    def growing_prediction(self) -> Prediction | None:
+        """Return what a run that is at work says so far; None if there is no such run."""
+        for name in _children(self._group, "predictions"):
+            attrs = self.prediction_attrs(name)
+            if attrs.get("complete") is False:
+                scores = {str(k): float(v) for k, v in attrs["scores"].items()}
+                attention = self._read(f"predictions/{name}/attention")
+                return Prediction(name, scores, attention, attrs)
+        return None
+
     def tile_values(self, prediction: str | None = None) -> dict[str, NDArray[np.float32]]:
         """Return all that was stored of the tiles as one number each, by name.
 

@@ -107,6 +107,7 @@ def run(
     tiles: TileOptions = TileOptions(),
     encoder: EncoderOptions = EncoderOptions(),
     batch: BatchOptions = BatchOptions(progress="none"),
+    live: bool = False,
 ) -> RunResult:
     """Tile, embed, score and draw every slide, and write one page about all of them.
 
@@ -119,6 +120,9 @@ def run(
         an earlier run did there is kept and not done again.
     model
         Model folder made by ``wsi train``; without one there is no score and no heatmap.
+    live
+        Keep the score of what is embedded so far in the stores while at work, for a viewer that
+        looks on: :meth:`tiling.store.SlideStore.growing_prediction`.
 
     Raises
     ------
@@ -130,7 +134,7 @@ def run(
     inputs = [str(slides)] if isinstance(slides, str | Path) else [str(s) for s in slides]
     stages = ["tile", "save_tiles"] if tiles.save_tiles else ["tile"]
     stages += ["embed", "predict", "heatmap"] if model else ["embed", "heatmap"]
-    job = plan(out, stages, tiles=tiles, encoder=encoder, model=model)
+    job = replace(plan(out, stages, tiles=tiles, encoder=encoder, model=model), live=live)
     result = run_slides("run", inputs, job, batch=batch)
     write_outputs(result, job, batch=batch)
     return result

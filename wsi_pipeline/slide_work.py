@@ -13,6 +13,7 @@ from tiling.slide import Slide, open_slide
 from tiling.store import Prediction, SlideStore, create_store, open_store
 from tiling.tissue import TissueMask
 from wsi_pipeline.config import EncoderOptions, TileOptions
+from wsi_pipeline.errors import UsageError
 from wsi_pipeline.manifest import SlideEntry
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class SlideJob:
     segment: SegmentJob | None = None
     within: Path | None = None
     """Outlines: only tiles inside are scored."""
+    live: bool = False
+    """Score what is embedded so far, again and again, for a viewer that looks on."""
 
     @property
     def slide_id(self) -> str:
@@ -46,6 +49,12 @@ class SlideJob:
     def store_path(self) -> Path:
         """Where the slide's store is, or will be."""
         return self.out / "stores" / f"{self.slide_id}.zarr"
+
+    def require_model(self) -> Path:
+        """Return the model's folder, or raise `UsageError` where the job has none."""
+        if self.model is None:
+            raise UsageError("predict needs a model; pass --model")
+        return self.model
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 
 import mil_models
 from tiling.errors import StoreOpenError
+from tiling.nodes import node_name
 from tiling.save_tiles import save_tiles
 from tiling.store import (
     SlideStore,
@@ -24,13 +26,14 @@ from tiling.store import (
 from tiling.tissue import tissue_mask
 from tiling.urls import redacted
 from wsi_pipeline.errors import OutputError, UsageError, reason_of
+from wsi_pipeline.live_scores import LiveScores
 from wsi_pipeline.models import load_encoder, load_model
 from wsi_pipeline.run_table import StageRow
 from wsi_pipeline.slide_work import OnTiles, SlideJob, SlideWork, StageOutcome, make_store
 from wsi_pipeline.within import tiles_inside
 
 if TYPE_CHECKING:
-    pass
+    from mil_models import Encoder
 
 ENLARGED = 0.9
 """Tiles with pixels smaller than so many of the slide's hold detail that was never scanned."""
@@ -90,25 +93,39 @@ def _save_tiles(work: SlideWork) -> StageOutcome:
 
 def _embed(work: SlideWork) -> StageOutcome:
     options = work.job.encoder
-    summary = mil_models.embed(
-        work.store,
-        work.slide,
-        load_encoder(options),
-        allow_mismatch=options.allow_mismatch,
-        on_progress=work.progress("embed"),
-    )
+    encoder, tell = load_encoder(options), work.progress("embed")
+    with ExitStack() as stack:
+        if work.job.live and work.job.model is not None:
+            tell = stack.enter_context(LiveScores(_scoring_so_far(work, encoder), tell))
+        summary = mil_models.embed(
+            work.store,
+            work.slide,
+            encoder,
+            allow_mismatch=options.allow_mismatch,
+            on_progress=tell,
+        )
     return StageOutcome(
         summary.tiles, summary.bad_tiles, work.store.grid.reason, summary.computed, summary.busy
     )
 
 
+def _scoring_so_far(work: SlideWork, encoder: Encoder) -> Callable[[], int]:
+    """Return what scores the tiles that are embedded so far, once a first block is there."""
+    name = node_name(encoder.contract.name, mil_models.made_with(encoder.contract, work.store.spec))
+
+    @functools.cache
+    def growing() -> mil_models.GrowingScore:
+        return mil_models.GrowingScore(work.store, load_model(work.job.require_model()), name)
+
+    return lambda: growing().update()
+
+
 def _predict(work: SlideWork) -> StageOutcome:
     if not len(work.store):
         return StageOutcome(0, reason=work.store.grid.reason)
-    if work.job.model is None:
-        raise UsageError("predict needs a model; pass --model")
+    model = load_model(work.job.require_model())
     inside = None if work.job.within is None else tiles_inside(work.store, work.job.within)
-    work.prediction = mil_models.predict(work.store, load_model(work.job.model), inside=inside)
+    work.prediction = mil_models.predict(work.store, model, inside=inside)
     return StageOutcome(len(work.store) if inside is None else int(inside.sum()))
 
 

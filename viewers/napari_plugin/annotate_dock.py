@@ -18,15 +18,14 @@ from qtpy.QtWidgets import (
     QLabel,
     QPushButton,
     QVBoxLayout,
-    QWidget,
 )
 
 from tiling.annotation_files import read_annotations, write_annotations
 from tiling.annotations import Annotation, AnnotationError
 from tiling.store import open_store
 from viewers.errors import ReviewError
+from viewers.napari_plugin.dock import Dock
 from viewers.napari_plugin.scene import (
-    MINIMUM_WIDTH,
     ShownSlide,
     run_folder,
     shown_slide,
@@ -50,7 +49,7 @@ FILES = "QuPath (*.geojson);;ASAP (*.xml);;CAMELYON JSON (*.json)"
 SHAPES, POINTS = "annotations", "annotation points"
 
 
-class AnnotateDock(QWidget):
+class AnnotateDock(Dock):
     """Outlines of the slide that is shown: draw, edit, classify, read and write files.
 
     Drawing is napari's: choose the layer `annotations` and its polygon tool. Positions in files
@@ -58,8 +57,7 @@ class AnnotateDock(QWidget):
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self.viewer = viewer
+        super().__init__(viewer)
         self._process: RunProcess | None = None
         self.classes = QComboBox()
         self.classes.setEditable(True)
@@ -89,7 +87,6 @@ class AnnotateDock(QWidget):
         self.state.setWordWrap(True)
         form = QFormLayout()
         form.addRow("Class", self.classes)
-        self.setMinimumWidth(MINIMUM_WIDTH)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addLayout(grid)
@@ -100,13 +97,15 @@ class AnnotateDock(QWidget):
         self._timer.timeout.connect(self._follow)
         viewer.scene.camera.events.zoom.connect(self._fit_edges)
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
-        """Let go of the viewer; a labelling that runs is ended."""
-        self.viewer.scene.camera.events.zoom.disconnect(self._fit_edges)
+    def end_work(self) -> None:
+        """End a labelling that runs."""
         self._timer.stop()
         if self._process is not None:
             self._process.cancel()
-        super().closeEvent(event)
+
+    def release_viewer(self) -> None:
+        """Let go of the viewer."""
+        self.viewer.scene.camera.events.zoom.disconnect(self._fit_edges)
 
     @property
     def layer(self) -> Any:

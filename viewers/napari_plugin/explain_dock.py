@@ -20,14 +20,14 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QPushButton,
     QVBoxLayout,
-    QWidget,
 )
 
 from tiling.errors import WSIError
 from tiling.store import SlideStore, open_store
 from viewers.colours import colours
 from viewers.errors import ReviewError
-from viewers.napari_plugin.scene import MINIMUM_WIDTH, ShownSlide, shown_slide, shown_stores, told
+from viewers.napari_plugin.dock import Dock
+from viewers.napari_plugin.scene import ShownSlide, shown_slide, shown_stores, told
 
 if TYPE_CHECKING:
     import napari.viewer  # napari gives the viewer to what is annotated with this very name
@@ -60,15 +60,14 @@ class Answer:
     text: str
 
 
-class ExplainDock(QWidget):
+class ExplainDock(Dock):
     """Click a tile: what in it speaks for the model's answer (red) or against (blue), in place.
 
     Values of all tiles that were clicked have one scale, so that they can be compared.
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self.viewer = viewer
+        super().__init__(viewer)
         self.store: SlideStore | None = None
         self.index = -1
         self._worker: Any = None
@@ -99,7 +98,6 @@ class ExplainDock(QWidget):
         self.without_button.clicked.connect(self.score_without)
         self.answer = QLabel("Choose a model, press Explain on click, and click a tile.")
         self.answer.setWordWrap(True)
-        self.setMinimumWidth(MINIMUM_WIDTH)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addWidget(self.click_button)
@@ -108,11 +106,10 @@ class ExplainDock(QWidget):
         layout.addStretch(1)
         viewer.mouse_drag_callbacks.append(self._pressed)
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
+    def release_viewer(self) -> None:
         """Let go of the viewer's mouse."""
         if self._pressed in self.viewer.mouse_drag_callbacks:
             self.viewer.mouse_drag_callbacks.remove(self._pressed)
-        super().closeEvent(event)
 
     def _choose(self, *_: object) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Model folder", "")

@@ -79,6 +79,14 @@ def bind(viewer: Viewer, key: str, action: Callable[[], Any]) -> None:
     viewer.layers.events.inserted.connect(lambda event: bind_layer(event.value))
 
 
+def key_name(event: Any) -> str:
+    """Return the key of Qt's event as the table spells it; both Enters are one."""
+    from qtpy.QtCore import Qt
+
+    is_enter = event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
+    return "Enter" if is_enter else str(event.text()).upper()
+
+
 def key_table() -> dict[str, list[Key]]:
     """Return all keys by group, in the table's order."""
     groups: dict[str, list[Key]] = {}

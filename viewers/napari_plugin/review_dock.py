@@ -2,67 +2,57 @@
 
 from __future__ import annotations
 
-import getpass
-import importlib.metadata
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from napari.qt.threading import thread_worker
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer
-from qtpy.QtGui import QIcon, QImage, QPixmap
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QCheckBox,
     QComboBox,
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QLineEdit,
     QPushButton,
-    QTableWidget,
-    QTableWidgetItem,
     QVBoxLayout,
-    QWidget,
 )
 
 from tiling.errors import WSIError
-from tiling.store import Prediction, SlideStore, open_store
-from viewers.napari_plugin.keys import tooltip
+from tiling.store import SlideStore, open_store
+from viewers.napari_plugin.dock import Dock
+from viewers.napari_plugin.keys import key_name, tooltip
+from viewers.napari_plugin.region_marker import RegionMarker
+from viewers.napari_plugin.region_table import RegionTable
 from viewers.napari_plugin.scene import (
-    MINIMUM_WIDTH,
     ShownSlide,
-    check_same_slide,
     jump_to,
-    show_store,
+    show_store_over,
     shown_slide,
     shown_stores,
     told,
+    user_name,
 )
-from viewers.review.log import Answer, ReviewLog, Verdict
-from viewers.review.regions import RankedRegion, region_thumbnail, regions_of
-from viewers.review.worklist import positive_score
+from viewers.napari_plugin.unsaved import UnsavedGuard
+from viewers.review.keeper import KEEPER
+from viewers.review.log import Answer, write_spared
+from viewers.review.scores import score_text
+from viewers.review.session import ReviewSession
 
 if TYPE_CHECKING:
     import napari.viewer  # napari gives the viewer to what is annotated with this very name
-    from napari.layers import Shapes
 
 KEYS = ("Enter", "J", "K", "A", "D", "U", "N")
 """Of the table of keys, those that this dock binds."""
-COLUMNS = ("", "score", "rank in slide", "verdict", "note")
-THUMBNAIL_PX = 72
-EDGE_PX = 3
-"""Width of the marked region's edge on the screen, whatever the zoom."""
-MARKER = "region in review"
-MARKER_COLOUR = "#00e5ff"
-ANSWER_COLOURS = {"agree": "#2e7d32", "disagree": "#c62828", "unsure": "#ef6c00"}
+BUTTONS = (("K", "Previous"), ("J", "Next"), ("A", "Agree"), ("D", "Disagree"), ("U", "Unsure"),
+           ("N", "Note"))  # fmt: skip
+ANSWERS: dict[str, Answer] = {"A": "agree", "D": "disagree", "U": "unsure"}
 
 
-class ReviewDock(QWidget):
+class ReviewDock(Dock):
     """Regions of the slide that is shown, the highest first, and what the reader says of each.
 
     Verdicts are on the disk before the next key is taken. A reader who comes back goes on at the
@@ -70,31 +60,27 @@ class ReviewDock(QWidget):
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self.viewer = viewer
+        super().__init__(viewer)
         self.store: SlideStore | None = None
-        self.prediction: Prediction | None = None
+        self.session: ReviewSession | None = None
         self.slide: ShownSlide | None = None
-        self.regions: list[RankedRegion] = []
-        self.log: ReviewLog | None = None
         self.current = -1
-        self._marker: Shapes | None = None
-        self._worker: Any = None
-        self._full: list[ReviewLog] = []
-        """Logs of other slides or readers whose last verdicts a full disk did not take."""
+        self.guard: UnsavedGuard | None = None
+        self.marker = RegionMarker(viewer)
         self._build()
-        self._bind_keys()
+        for key in KEYS:
+            viewer.bind_key(key, self._on_key(key), overwrite=True)
         viewer.layers.events.inserted.connect(self._layers_changed)
         viewer.layers.events.removed.connect(self._layers_changed)
-        viewer.scene.camera.events.zoom.connect(self._fit_edge)
         self._waiting = QTimer(self)  # layers come several at a time
         self._waiting.setSingleShot(True)
         self._waiting.setInterval(0)
         self._waiting.timeout.connect(self.refresh)
+        write_spared()
         self.refresh()
 
     def _build(self) -> None:
-        self.reader = QLineEdit(_user_name())
+        self.reader = QLineEdit(user_name())
         self.reader.setToolTip("Whose verdicts these are; a second reader sees nothing of them")
         self.reader.editingFinished.connect(self._reader_changed)
         self.predictions = QComboBox()
@@ -109,18 +95,8 @@ class ReviewDock(QWidget):
         form.addRow("", self.open_button)
         self.score = QLabel()
         self.score.setWordWrap(True)
-        self.setMinimumWidth(MINIMUM_WIDTH)
         self.score.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.table = QTableWidget(0, len(COLUMNS))
-        self.table.setHorizontalHeaderLabels(COLUMNS)
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.table.setIconSize(QSize(THUMBNAIL_PX, THUMBNAIL_PX))
-        self.table.verticalHeader().setDefaultSectionSize(THUMBNAIL_PX + 4)
-        self.table.setColumnWidth(0, THUMBNAIL_PX + 8)
-        self.table.horizontalHeader().setSectionResizeMode(4, QHeaderView.ResizeMode.Stretch)
-        self.table.setToolTip("Click a region, or walk by Enter, J and K")
+        self.table = RegionTable()
         self.table.currentCellChanged.connect(lambda row, *_: self._go_to(row))
         self.table.installEventFilter(self)
         self.advance = QCheckBox("Go on after a verdict")
@@ -137,15 +113,14 @@ class ReviewDock(QWidget):
         layout.addWidget(self.score)
         layout.addWidget(self.table, 1)
         layout.addWidget(self.note)
-        layout.addLayout(self._buttons())
+        layout.addLayout(self._button_row())
         layout.addWidget(self.advance)
         layout.addWidget(self.progress)
 
-    def _buttons(self) -> QHBoxLayout:
+    def _button_row(self) -> QHBoxLayout:
         row = QHBoxLayout()
         self.buttons: dict[str, QPushButton] = {}
-        for key, name in (("K", "Previous"), ("J", "Next"), ("A", "Agree"), ("D", "Disagree"),
-                          ("U", "Unsure"), ("N", "Note")):  # fmt: skip
+        for key, name in BUTTONS:
             button = QPushButton(name)
             button.setToolTip(tooltip(key))
             button.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # keys stay with the slide
@@ -154,66 +129,65 @@ class ReviewDock(QWidget):
             row.addWidget(button)
         return row
 
-    def _bind_keys(self) -> None:
-        for key in KEYS:
-            self.viewer.bind_key(key, self._on_key(key), overwrite=True)
-
     def _on_key(self, key: str) -> Callable[[object], None]:
-        def pressed(_viewer: object) -> None:
-            self._act(key)
-
-        return pressed
+        return lambda _viewer: self._act(key)  # napari takes functions only, not partial()
 
     def _act(self, key: str, *_: object) -> None:
-        if key in ("Enter", "J"):
-            self.step(1)
-        elif key == "K":
-            self.step(-1)
+        if key in ANSWERS:
+            self.say(ANSWERS[key])
         elif key == "N":
             self.note.setFocus()
             self.note.selectAll()
         else:
-            self.say({"A": "agree", "D": "disagree", "U": "unsure"}[key])  # type: ignore[arg-type]
+            self.step(-1 if key == "K" else 1)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 (Qt's name)
         """Take the review's keys where the table has the focus, and Enter where the note has it."""
         if event.type() == QEvent.Type.KeyPress:
-            key = _key_name(event)
+            key = key_name(event)
             if watched is self.table and key in KEYS:
                 self._act(key)
                 return True
             if watched is self.note and key == "Enter":  # which the line would also pass on
                 self.keep_note()
                 return True
-        return bool(super().eventFilter(watched, event))
+        return super().eventFilter(watched, event)
 
     def keyPressEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
         """Take the review's keys where the dock itself has the focus, such as when it floats."""
-        key = _key_name(event)
+        key = key_name(event)
         if key in KEYS:
             self._act(key)
         else:
             super().keyPressEvent(event)
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
-        """Let go of the viewer: its keys, its events, the mark."""
+    def showEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
+        """Have closing the window ask, where verdicts would be lost."""
+        super().showEvent(event)
+        if self.guard is None and self._frame is not None:
+            self.guard = UnsavedGuard.over(self._frame)
+            self.guard.saved.connect(self._show_progress)
+
+    def end_work(self) -> None:
+        """Write what waits; what cannot be written is kept, and tried again, while napari runs."""
+        self._end_session()
+        complaint = KEEPER.flush()
+        if self.guard is not None:
+            self.guard.watch()
+        if complaint is not None:
+            raise complaint
+
+    def release_viewer(self) -> None:
+        """Give back the keys and events, and take the mark away."""
         for key in KEYS:
             self.viewer.bind_key(key, None)
         self.viewer.layers.events.inserted.disconnect(self._layers_changed)
         self.viewer.layers.events.removed.disconnect(self._layers_changed)
-        self.viewer.scene.camera.events.zoom.disconnect(self._fit_edge)
-        self._stop_worker()
-        self._remove_marker()
-        self._put_log_away()
-        self._save_last()
-        super().closeEvent(event)
-
-    @told
-    def _save_last(self) -> None:
-        self._flush_full()
+        self._waiting.stop()
+        self.marker.close()
 
     def _layers_changed(self, event: Any) -> None:
-        if getattr(event, "value", None) is not self._marker:
+        if getattr(event, "value", None) is not self.marker.layer:
             self._waiting.start()
 
     @told
@@ -241,14 +215,7 @@ class ReviewDock(QWidget):
 
         A store of another slide than the one that is shown is refused with a notification.
         """
-        store = open_store(path)
-        try:
-            slide = shown_slide(self.viewer)
-        except WSIError:
-            pass
-        else:
-            check_same_slide(slide, store)
-        show_store(self.viewer, store)
+        show_store_over(self.viewer, open_store(path))
         self.refresh()
 
     def _take(self, store: SlideStore) -> None:
@@ -277,288 +244,108 @@ class ReviewDock(QWidget):
     def _prediction_changed(self, name: str) -> None:
         if self.store is None or not name:
             return
-        self.prediction = self.store.prediction(name)
-        self.regions = regions_of(self.store, self.prediction.attention)
-        self.score.setText(_score_text(self.prediction))
-        self._open_log()
+        self._end_session()
+        self.session = ReviewSession(self.store, self.store.prediction(name))
+        self.score.setText(score_text(self.session.prediction))
         self._show_slide()
-        self._fill()
-        self._load_thumbnails()
-        if not self.regions:
-            self.progress.setText("This model's attention is the same everywhere: no regions.")
+        try:
+            self.session.begin(self.reader.text())
+        finally:  # who has no name yet can look
+            self._fill()
+            self.table.load_pictures(self.store, self.session.regions)
 
     def _show_slide(self) -> None:
-        try:
+        self.slide = None
+        with contextlib.suppress(WSIError):
             self.slide = shown_slide(self.viewer)
-        except WSIError:
-            self.slide = None
 
     @told
     def _reader_changed(self) -> None:
-        self._open_log()
-        self._fill()
+        session, reader = self.session, self.reader.text()
+        if session is None or (session.log is not None and session.log.reader == reader.strip()):
+            return  # only the focus went elsewhere: the reader stays at the region
+        try:
+            session.begin(reader)
+        finally:  # nothing of the reader before is seen
+            self._fill()
 
-    def _open_log(self) -> None:
-        """Take up this reader's file; without one (no name) nothing can be said."""
-        self._put_log_away()
-        if self.store is None:
-            return
-        found = ReviewLog.open(self.store.path, self.store.slide_id, self.reader.text())
-        waiting = [log for log in self._full if log.path == found.path]
-        self.log = waiting[0] if waiting else found
-
-    def _put_log_away(self) -> None:
-        """Keep a log whose verdicts a full disk did not take; they go with the next verdict."""
-        if self.log is not None and self.log.unsaved and self.log not in self._full:
-            self._full.append(self.log)
-        self.log = None
+    def _end_session(self) -> None:
+        self.table.stop_loading()
+        if self.session is not None:
+            self.session.end()
+        self.session, self.current = None, -1
 
     def _clear(self, why: str) -> None:
-        self._stop_worker()
-        self._put_log_away()
-        self.store, self.prediction, self.regions = None, None, []
-        self.current = -1
+        self._end_session()
+        self.store = None
         self.table.setRowCount(0)
         self.score.setText(why)
         self.progress.setText("")
-        self._remove_marker()
+        self.marker.remove()
 
     def _fill(self) -> None:
         """Fill the table and go to the first region that is open."""
+        session = self.session
+        if session is None:
+            return
         self.table.blockSignals(True)
-        self.table.setRowCount(len(self.regions))
-        for row, region in enumerate(self.regions):
-            score = QTableWidgetItem(f"{region.peak:.3g}")
-            place = QTableWidgetItem(f"P{100 * region.percentile:.1f}")
-            picture = self.table.item(row, 0) or QTableWidgetItem()
-            picture.setToolTip(
-                f"Region {region.rank}: {len(region.tiles)} tiles, sum {region.mass:.3g}, level-0 "
-                f"x {region.box.x0}, y {region.box.y0}"
-            )
-            for column, item in enumerate((picture, score, place)):
-                if item.tableWidget() is None:
-                    self.table.setItem(row, column, item)
-            self._show_verdict(row)
+        self.table.show_regions(session.regions)
+        for row in range(len(session.regions)):
+            self.table.show_verdict(row, session.said(row))
         self.table.blockSignals(False)
         self.current = -1
-        open_rows = [r for r in range(len(self.regions)) if self._answer(r) is None]
-        if self.regions:
-            self.table.setCurrentCell(open_rows[0] if open_rows else 0, 1)
+        if session.regions:
+            self.table.setCurrentCell(next(iter(session.open_rows()), 0), 1)
             self._go_to(self.table.currentRow())
         self._show_progress()
 
-    def _said(self, row: int) -> Verdict | None:
-        return None if self.log is None else self.log.of(self._verdict(row, None).key)
-
-    def _answer(self, row: int) -> Answer | None:
-        said = self._said(row)
-        return None if said is None else said.answer
-
-    def _show_verdict(self, row: int) -> None:
-        said = self._said(row)
-        answer = QTableWidgetItem("" if said is None else said.answer or "")
-        if said is not None and said.answer:
-            answer.setBackground(_colour(ANSWER_COLOURS[said.answer]))
-        self.table.setItem(row, 3, answer)
-        self.table.setItem(row, 4, QTableWidgetItem("" if said is None else said.note))
-
     def _show_progress(self) -> None:
-        done = sum(self._answer(row) is not None for row in range(len(self.regions)))
-        where = "" if self.log is None else f"\nkept in {self.log.path}"
-        unsaved = "" if self.log is None or not self.log.unsaved else (
-            f"\n{len(self.log.unsaved)} NOT WRITTEN YET: make room on the disk"
-        )  # fmt: skip
-        self.progress.setText(f"{done} of {len(self.regions)} regions read{where}{unsaved}")
+        self.progress.setText("" if self.session is None else self.session.progress_text())
 
     def step(self, by: int) -> None:
         """Go `by` regions on; stays at the ends."""
-        if self.regions:
-            row = min(max(self.current + by, 0), len(self.regions) - 1)
+        if self.session is not None and self.session.regions:
+            row = min(max(self.current + by, 0), len(self.session.regions) - 1)
             self.table.setCurrentCell(row, 1)
             self._go_to(row)
 
     @told
     def _go_to(self, row: int) -> None:
-        if not 0 <= row < len(self.regions):
+        session = self.session
+        if session is None or not 0 <= row < len(session.regions):
             return
         if row != self.current:
-            said = self._said(row)
+            said = session.said(row)
             self.note.setText("" if said is None else said.note)
         self.current = row
         if self.slide is not None:
-            jump_to(self.viewer, self.slide, self.regions[row].box)
-            self._mark(self.regions[row])
+            jump_to(self.viewer, self.slide, session.regions[row].box)
+            self.marker.mark(self.slide, session.regions[row])
 
     @told
     def say(self, answer: Answer) -> None:
         """Keep a verdict on the region that is marked."""
-        if self.prediction is None or self.current < 0:
+        session, row = self.session, self.current
+        if session is None or row < 0:
             show_warning("There is no region to judge: open a store that a model has scored.")
             return
-        if self.log is None:
-            self._open_log()  # raises, and says, what is missing
-        row = self.current
-        try:
-            self._keep(self._verdict(row, answer))
-        finally:
-            self._show_verdict(row)
-            self._show_progress()
-        if self.advance.isChecked():
-            later = [r for r in range(row + 1, len(self.regions)) if self._answer(r) is None]
-            if later:
-                self.table.setCurrentCell(later[0], 1)
+        self._keep(session, row, answer)
+        later = session.open_rows(after=row)
+        if self.advance.isChecked() and later:
+            self.table.setCurrentCell(later[0], 1)
 
     @told
     def keep_note(self) -> None:
         """Keep the note with the verdict that stands, and give the keys back to the slide."""
         self.window().setFocus()  # napari's window hands its keys to the slide
-        if self.prediction is None or self.current < 0:
-            return
-        if self.log is None:
-            self._open_log()
+        if self.session is not None and self.current >= 0:
+            self._keep(self.session, self.current, self.session.answer(self.current))
+
+    def _keep(self, session: ReviewSession, row: int, answer: Answer | None) -> None:
         try:
-            self._keep(self._verdict(self.current, self._answer(self.current)))
+            session.keep(self.reader.text(), row, answer, self.note.text())
         finally:
-            self._show_verdict(self.current)
+            if self.guard is not None:
+                self.guard.watch()
+            self.table.show_verdict(row, session.said(row))
             self._show_progress()
-
-    def _keep(self, verdict: Verdict) -> None:
-        if self.log is not None:
-            self.log.add(verdict)
-        self._flush_full()
-
-    def _flush_full(self) -> None:
-        for log in list(self._full):
-            log.flush()
-            self._full.remove(log)
-
-    def _verdict(self, row: int, answer: Answer | None) -> Verdict:
-        if self.store is None or self.prediction is None:
-            raise RuntimeError("no store")
-        region = self.regions[row]
-        return Verdict(
-            slide_id=self.store.slide_id,
-            prediction=self.prediction.name,
-            model_id=str(self.prediction.attrs.get("model_id", self.prediction.name)),
-            version=importlib.metadata.version("wsi-pipeline"),
-            rank=region.rank,
-            box=region.box,
-            score=region.peak,
-            reader="",
-            answer=answer,
-            note=self.note.text().strip(),
-        )
-
-    def _mark(self, region: RankedRegion) -> None:
-        """Draw one box around the region, its edge the same on the screen at every zoom."""
-        slide = self.slide
-        if slide is None:
-            return
-        box = region.box
-        y0, x0, y1, x1 = box.y0, box.x0, box.y0 + box.height, box.x0 + box.width
-        corners = np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]], float)
-        if self._marker is None or self._marker not in self.viewer.layers:
-            active = self.viewer.layers.selection.active
-            from napari.layers import Shapes
-
-            self._marker = Shapes(
-                [corners], shape_type="polygon", name=MARKER, face_color="transparent",
-                edge_color=MARKER_COLOUR, edge_width=1, metadata={"kind": "marker"},
-                **slide.placement,
-            )  # fmt: skip
-            self.viewer.add_layer(self._marker)
-            self._marker.editable = False
-            # The mark must not take the keys: A would select its shapes.
-            self.viewer.layers.selection.active = active or slide.layer
-        else:
-            self._marker.data = [corners]
-        self._marker.shape_type = "polygon"
-        self._marker.metadata = {
-            "kind": "marker", "rank": region.rank, "tiles": region.tiles.tolist(),
-        }  # fmt: skip
-        self._fit_edge()
-
-    def _fit_edge(self, *_: object) -> None:
-        if self._marker is None or self._marker not in self.viewer.layers:
-            return
-        width = EDGE_PX / (self.viewer.scene.camera.zoom * float(self._marker.scale[-1]))
-        self._marker.edge_width = [width] * len(self._marker.data)
-
-    def _remove_marker(self) -> None:
-        if self._marker is not None and self._marker in self.viewer.layers:
-            self.viewer.layers.remove(self._marker)
-        self._marker = None
-
-    def _load_thumbnails(self) -> None:
-        self._stop_worker()
-        if self.store is None or not self.regions:
-            return
-        worker = thread_worker(_thumbnails)(self.store, self.regions)
-        worker.yielded.connect(partial(self._show_thumbnail, self.store.path))
-        self._worker = worker
-        worker.start()
-
-    def _show_thumbnail(self, path: str, found: tuple[int, Any]) -> None:
-        row, pixels = found
-        if self.store is None or self.store.path != path or row >= self.table.rowCount():
-            return
-        item = self.table.item(row, 0)
-        if item is None:
-            return
-        height, width = pixels.shape[:2]
-        image = QImage(pixels.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
-        item.setIcon(QIcon(QPixmap.fromImage(image)))
-
-    def _stop_worker(self) -> None:
-        if self._worker is not None:
-            self._worker.quit()
-        self._worker = None
-
-
-def _key_name(event: Any) -> str:
-    is_enter = event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter)
-    return "Enter" if is_enter else str(event.text()).upper()
-
-
-def _thumbnails(store: SlideStore, regions: list[RankedRegion]) -> Iterator[tuple[int, Any]]:
-    """Yield (row, pixels) of the regions that can be read; a slide that is gone has none."""
-    from tiling.slide import open_slide
-
-    try:
-        with open_slide(store.slide_path, mpp=store.slide_mpp) as slide:
-            for row, region in enumerate(regions):
-                yield row, region_thumbnail(slide, region.box, THUMBNAIL_PX)
-    except WSIError:
-        return
-
-
-def _score_text(prediction: Prediction) -> str:
-    """Return the slide's score, whether it is calibrated, and on which side of the point it is."""
-    attrs = prediction.attrs
-    name, score, point = positive_score({**attrs, "scores": prediction.scores})
-    calibrated = "calibrated probability" if attrs.get("calibrated") else "score, not calibrated"
-    lines = [f"<b>{name} {score:.3f}</b> ({calibrated}); answer: {prediction.label}"]
-    if point is not None:
-        side = "positive: at or above" if score >= point else "negative: below"
-        lines.append(f"{side} the operating point {point:.3f}")
-    else:
-        lines.append("this model has no operating point")
-    if attrs.get("within"):
-        lines.append(f"of {attrs['within']['tiles']} tiles inside outlines, not of the slide")
-    if attrs.get("seen_in_training"):
-        lines.append("<b>The model was trained on this slide.</b>")
-    lines.append("Research use only.")
-    return "<br>".join(lines)
-
-
-def _colour(text: str) -> Any:
-    from qtpy.QtGui import QBrush, QColor
-
-    return QBrush(QColor(text))
-
-
-def _user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-import warnings
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+from napari.layers import Layer
+from napari.qt.threading import thread_worker
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
@@ -20,18 +21,18 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QVBoxLayout,
-    QWidget,
 )
 
 from tiling.errors import WSIError
-from tiling.heatmap import score_map
-from tiling.store import SlideStore, iter_stores, open_store
-from tiling.tiles import TileStatus
+from tiling.store import Prediction, open_store
 from viewers.errors import ReviewError
-from viewers.layers import attention_layers
+from viewers.layers import LayerData
 from viewers.napari_plugin.annotate_dock import AnnotateDock
-from viewers.napari_plugin.scene import MINIMUM_WIDTH, run_folder, shown_slide, shown_stores, told
+from viewers.napari_plugin.dock import Dock
+from viewers.napari_plugin.scene import run_folder, shown_slide, shown_stores, told
+from viewers.overlays import shown
 from viewers.run_process import RunProcess, RunProgress
+from viewers.run_watch import DONE, Growth, RunWatch
 
 if TYPE_CHECKING:
     import napari.viewer  # napari gives the viewer to what is annotated with this very name
@@ -39,24 +40,26 @@ if TYPE_CHECKING:
 POLL_MS = 100
 LOOK_S = 1.0
 """Seconds between looks at the store that is being filled."""
-DONE_LAYER = "tiles done"
+Finished = tuple[Prediction, list[LayerData]]
 
 
-class RunDock(QWidget):
+class RunDock(Dock):
     """Tiles, embeddings and score of the slide that is shown; napari stays live meanwhile.
 
     A run that was cancelled or killed goes on where it stopped when it is started again.
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self.viewer = viewer
+        super().__init__(viewer)
         self.process: RunProcess | None = None
         self.run_progress = RunProgress()
-        self.store: SlideStore | None = None
+        self.watch: RunWatch | None = None
+        self.done = 0
+        self._score = ""
         self._slide_path = ""
+        self._is_looking = False
         self._looked = 0.0
-        self._done = -1
+        self._has_shown_end = False
         self.model, self.out = QLineEdit(), QLineEdit()
         self.model.setPlaceholderText("Model folder made by `wsi train`")
         self.out.setPlaceholderText("Output folder; what is there already is kept")
@@ -90,7 +93,6 @@ class RunDock(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button)
         buttons.addWidget(self.cancel_button)
-        self.setMinimumWidth(MINIMUM_WIDTH)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addWidget(self.inside)
@@ -105,16 +107,16 @@ class RunDock(QWidget):
         if stores and "://" not in stores[0]:
             self.out.setText(str(run_folder(open_store(stores[0]))))
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
+    def end_work(self) -> None:
         """End a run that goes on: nobody would see it."""
         self._timer.stop()
+        self.watch = None
         if self.process is not None and self.process.is_running:
             self.process.cancel()
             end = time.monotonic() + 1
             while self.process.is_running and time.monotonic() < end:
                 self.process.poll()
                 time.sleep(0.02)
-        super().closeEvent(event)
 
     def _choose(self, line: QLineEdit, name: str) -> None:
         folder = QFileDialog.getExistingDirectory(self, name, line.text())
@@ -137,8 +139,13 @@ class RunDock(QWidget):
             arguments = ["run", slide.path, "-o", out, *(["--model", model] if model else [])]
             if slide.layer.metadata.get("mpp_source") == "user" and slide.mpp is not None:
                 arguments += ["--slide-mpp", f"{slide.mpp[0]!r}"]
-            arguments += self.more.text().split()
-        self.run_progress, self.store, self._done = RunProgress(), None, -1
+            arguments += (
+                ["--live", *self.more.text().split()] if model else self.more.text().split()
+            )
+        for layer in self._growing():
+            self.viewer.layers.remove(layer)
+        self.run_progress, self.watch = RunProgress(), RunWatch(out, slide.path)
+        self.done, self._score, self._has_shown_end = 0, "", False
         self.process = RunProcess([*arguments, "--progress", "json"])
         self.state.setText("starting…")
         self.bar.setRange(0, 0)
@@ -173,11 +180,12 @@ class RunDock(QWidget):
             self.run_progress.feed(event, time.monotonic())
         if process.is_running:
             if events:
-                self.state.setText(self.run_progress.text)
+                parts = (self.run_progress.text, self._score)
+                self.state.setText("\n".join(part for part in parts if part))
                 self.bar.setRange(0, max(self.run_progress.total, 1))
                 self.bar.setValue(self.run_progress.done)
             if time.monotonic() - self._looked > LOOK_S:
-                self.show_done()
+                self._look()
             return
         self._timer.stop()
         self.run_button.setEnabled(True)
@@ -188,8 +196,8 @@ class RunDock(QWidget):
     def _finish(self, process: RunProcess) -> None:
         for event in process.poll():
             self.run_progress.feed(event, time.monotonic())
-        self.show_done()
         if process.cancelled:
+            self._look()
             self.state.setText("cancelled; Run goes on where it stopped")
             return
         if process.returncode:
@@ -199,91 +207,84 @@ class RunDock(QWidget):
             show_error(f"The run failed: {why}")
             return
         self.bar.setValue(1)
-        self.state.setText("finished")
-        self._show_scores()
+        self._show_end()
 
-    def show_done(self) -> None:
-        """Show which tiles are embedded so far, a pixel each."""
-        self._looked = time.monotonic()
-        store = self._find_store()
-        if store is None:
+    def _look(self) -> None:
+        """Let a thread look at what is there, if none is looking."""
+        if self.watch is not None and not self._is_looking:
+            self._is_looking, self._looked = True, time.monotonic()
+            worker = thread_worker(self.watch.look)()
+            worker.returned.connect(partial(self._show_growth, self.watch))
+            worker.finished.connect(self._looked_up)
+            worker.start()
+
+    def _looked_up(self) -> None:
+        self._is_looking = False
+
+    def _show_growth(self, watch: RunWatch, found: Growth | None) -> None:
+        """Show the tiles that are done and the map so far, as long as the run is the same."""
+        if found is None or watch is not self.watch or self._has_shown_end:
             return
-        names = store.embedding_names(finished=False)
-        if not names:
+        self.done, self._score = found.done, found.text
+        for data in found.layers:
+            self._put(data)
+
+    def _put(self, data: LayerData) -> None:
+        """Add a layer, or let the one that is there grow; the reader's settings of it stay."""
+        values, arguments, _ = data
+        old = [v for v in self._growing() if v.name == arguments["name"]]
+        if not old:
+            active = self.viewer.layers.selection.active
+            self.viewer.add_layer(Layer.create(*data))
+            self.viewer.layers.selection.active = active
             return
-        done = np.asarray(store.rows(f"embeddings/{names[-1]}").status[:]) != TileStatus.NOT_DONE
-        if int(done.sum()) == self._done:
+        said = old[-1].metadata
+        kept = {key: said[key] for key in ("scale", "threshold", "colours") if key in said}
+        said.update({**arguments["metadata"], **kept})
+        old[-1].data = values if said["kind"] == DONE else shown(said)[0]
+
+    def _growing(self) -> list[Layer]:
+        layers = self.viewer.layers
+        return [v for v in layers if v.metadata.get("kind") == DONE or v.metadata.get("is_growing")]
+
+    def _show_end(self) -> None:
+        """Let a thread read the finished maps."""
+        if self.watch is None:
             return
-        self._done = int(done.sum())
-        grid = store.grid
-        found = score_map(
-            grid.coords, done.astype(float), extent=grid.extent, stride=grid.stride,
-            slide_size=grid.slide_size,
-        )  # fmt: skip
-        old = [v for v in self.viewer.layers if v.metadata.get("kind") == DONE_LAYER]
-        if old:
-            old[-1].data = found.values
-            return
-        from napari.layers import Image
-
-        colours = [[0.0, 0.0, 0.0, 0.0], [0.0, 0.9, 1.0, 0.35]]
-        made = Image(
-            found.values, name=DONE_LAYER, scale=found.cell_um(store.slide_mpp),
-            translate=found.center_um(store.slide_mpp), units=("um", "um"),
-            colormap={"name": DONE_LAYER, "colors": colours, "nan_color": (0.0, 0.0, 0.0, 0.0)},
-            contrast_limits=(0.0, 1.0), blending="translucent", interpolation2d="nearest",
-            metadata={"kind": DONE_LAYER},
-        )  # fmt: skip
-        active = self.viewer.layers.selection.active
-        self.viewer.add_layer(made)
-        self.viewer.layers.selection.active = active
-
-    def _find_store(self) -> SlideStore | None:
-        """Return the store of the slide that is run, as soon as there is one."""
-        if self.store is None:
-            from tiling.slide import read_source
-
-            wanted = read_source(self._slide_path).quick_hash
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # one that is just being made
-                try:
-                    for store in iter_stores(self.out.text().strip()):
-                        if store.source.quick_hash == wanted:
-                            self.store = store
-                            break
-                except WSIError:
-                    return None
-        return self.store
-
-    def _show_scores(self) -> None:
-        """Add the heatmaps that are new, and take away the tiles done."""
-        from napari.layers import Layer
-
-        self.store = None
-        store = self._find_store()
-        if store is None:
-            return
-        store = open_store(store.path)
-        shown = {
-            v.metadata.get("prediction") for v in self.viewer.layers
-            if v.metadata.get("store") == store.path
+        known = {
+            str(v.metadata["prediction"]) for v in self.viewer.layers
+            if v.metadata.get("prediction") and not v.metadata.get("is_growing")
         }  # fmt: skip
-        new = [name for name in store.prediction_names() if name not in shown]
-        if not new:
-            show_info("The run is finished; it holds no new score.")
+        worker = thread_worker(_finished)(self.watch, known)
+        worker.returned.connect(partial(self._show_scores, self.watch))
+        worker.start()
+
+    def _show_scores(self, watch: RunWatch, found: Finished | str | None) -> None:
+        """Add the heatmaps that are new, in place of what grew."""
+        if watch is not self.watch:
             return
-        for layer in [v for v in self.viewer.layers if v.metadata.get("kind") == DONE_LAYER]:
+        self._has_shown_end = True
+        for layer in self._growing():
             self.viewer.layers.remove(layer)
-        for name in new:
-            for data in attention_layers(store, name):
-                layer = Layer.create(*data)
-                layer.metadata.setdefault("store", store.path)
-                layer.metadata.setdefault("prediction", name)
-                layer.metadata.setdefault("kind", "overlay")
-                self.viewer.add_layer(layer)
-        said = store.prediction(new[-1])
-        scores = " · ".join(f"{n} {v:.3f}" for n, v in said.scores.items())
-        part = said.attrs.get("within")
-        where = f" inside the outlines ({part['tiles']} tiles)" if part else ""
-        self.state.setText(f"finished: {scores}{where}")
-        show_info(f"{Path(self._slide_path).name}: {scores}{where}. Research use only.")
+        self.state.setText("finished")
+        if isinstance(found, str):
+            show_error(found)
+        elif found is None:
+            show_info("The run is finished; it holds no new score.")
+        else:
+            said, layers = found
+            for data in layers:
+                self.viewer.add_layer(Layer.create(*data))
+            scores = " · ".join(f"{n} {v:.3f}" for n, v in said.scores.items())
+            part = said.attrs.get("within")
+            where = f" inside the outlines ({part['tiles']} tiles)" if part else ""
+            self.state.setText(f"finished: {scores}{where}")
+            show_info(f"{Path(self._slide_path).name}: {scores}{where}. Research use only.")
+
+
+def _finished(watch: RunWatch, known: set[str]) -> Finished | str | None:
+    """Return what is new, or in words why it cannot be read."""
+    try:
+        return watch.finished(known)
+    except (WSIError, OSError) as err:
+        return str(err)

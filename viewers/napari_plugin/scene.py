@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,6 +120,23 @@ def show_store(viewer: Viewer, store: SlideStore) -> None:
         show_error(f"{said}. Put it back to {store.slide_path}, or review by the heatmap alone.")
 
 
+def show_store_over(viewer: Viewer, store: SlideStore) -> None:
+    """Show a store over its slide if that is open, by itself if none is.
+
+    Raises
+    ------
+    ReviewError
+        Another slide is shown.
+    """
+    try:
+        slide = shown_slide(viewer)
+    except ReviewError:
+        pass
+    else:
+        check_same_slide(slide, store)
+    show_store(viewer, store)
+
+
 def check_same_slide(slide: ShownSlide, store: SlideStore) -> None:
     """Make sure that a store was made from the slide that is shown.
 
@@ -146,6 +164,14 @@ def jump_to(viewer: Viewer, slide: ShownSlide, box: Region) -> None:
     middle = (box.y0 + (box.height - 1) / 2, box.x0 + (box.width - 1) / 2)
     camera.center = tuple(slide.layer.data_to_world(middle)[-2:])  # however the slide is turned
     camera.zoom = min(zoom, closest)
+
+
+def user_name() -> str:
+    """Return who is logged in; "" for one without a name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def told(

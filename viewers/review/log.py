@@ -1,12 +1,15 @@
 """What a reader said of regions, kept at once: a file that is only ever added to.
 
 One JSON object a line, a line a verdict, on disk before the next key is taken. A line that a killed
-process left half written is passed over; the next one begins on a line of its own.
+process left half written is passed over; the next one begins on a line of its own. What the file
+does not take, on a full disk, is kept in a second place until it does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -14,7 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
+
+import platformdirs
 
 from tiling.geometry import Region
 from viewers.errors import ReviewError
@@ -155,28 +160,35 @@ def _last_byte(descriptor: int, end: int) -> bytes:
 
 def _write_error(path: Path, err: OSError) -> ReviewError:
     if err.errno in (errno.ENOSPC, errno.EDQUOT):
-        remedy = "the disk is full: make room, the verdict is kept here and written with the next"
-    else:
-        remedy = f"cannot be written ({err.strerror or err}): the verdict is kept here; make the "
-        remedy += "folder writable"
-    return ReviewError(f"{path}: {remedy}")
+        return ReviewError(f"{path}: the disk is full: make room")
+    why = err.strerror or str(err)
+    return ReviewError(f"{path}: cannot be written ({why}): make the folder writable")
+
+
+def spare_folder() -> Path:
+    """Return the second place: a folder in the user's own data."""
+    return platformdirs.user_data_path("wsi-pipeline") / "reviews-to-be-written"
 
 
 @dataclass(slots=True)
 class ReviewLog:
     """One reader's file on one slide; nobody else's verdicts are seen here.
 
-    Verdicts that could not be written wait in `unsaved` and go with the next one.
+    Verdicts that could not be written wait in `unsaved` and go with the next one. The first
+    `spared` of them are in the file `spare`, so that they outlive this program.
     """
 
     path: Path
     reader: str
     unsaved: list[Verdict] = field(default_factory=list)
     said: dict[tuple[str, str, Region], Verdict] = field(default_factory=dict)
+    spared: int = 0
 
     @classmethod
     def open(cls, store: str | Path, slide_id: str, reader: str) -> ReviewLog:
         """Return the log of `reader`, with what was said before.
+
+        What waits in the second place since an earlier day is written where it belongs now.
 
         Raises
         ------
@@ -192,7 +204,29 @@ class ReviewLog:
                 f"{path}: is the review of {', '.join(sorted(others))}; choose another name than "
                 f"{reader!r}"
             )
-        return cls(path, reader.strip(), said=latest(verdicts))
+        return cls._with_spared(path, reader.strip(), verdicts)
+
+    @classmethod
+    def _with_spared(cls, path: Path, reader: str, verdicts: list[Verdict]) -> ReviewLog:
+        found = cls(path, reader)
+        written = set(verdicts)
+        found.unsaved = [v for v in read_verdicts(found.spare) if v not in written]
+        found.spared = len(found.unsaved)
+        found.said = latest([*verdicts, *found.unsaved])
+        with contextlib.suppress(ReviewError):
+            found.flush()
+        return found
+
+    @property
+    def spare(self) -> Path:
+        """The file in the second place, known by the path of the first."""
+        digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        return spare_folder() / f"{digest}.jsonl"
+
+    @property
+    def at_risk(self) -> list[Verdict]:
+        """Verdicts that are on no disk at all: they end with this program."""
+        return self.unsaved[self.spared :]
 
     def add(self, verdict: Verdict) -> None:
         """Keep a verdict: in memory always, and on the disk before this returns.
@@ -200,7 +234,8 @@ class ReviewLog:
         Raises
         ------
         ReviewError
-            It could not be written; it is in `unsaved`, and not lost while the program runs.
+            It could not be written where it belongs; it is in `unsaved`, and the message says
+            whether it is in the second place.
         """
         stamped = replace(verdict, reader=self.reader, time=verdict.time or utc_now())
         self.said[stamped.key] = stamped
@@ -208,17 +243,76 @@ class ReviewLog:
         self.flush()
 
     def flush(self) -> None:
-        """Write what waits.
+        """Write what waits, where it belongs or else in the second place.
 
         Raises
         ------
         ReviewError
             As :meth:`add`.
         """
-        if self.unsaved:
-            append_lines(self.path, [verdict.to_line() for verdict in self.unsaved])
-            self.unsaved.clear()
+        try:
+            if self.unsaved:
+                append_lines(self.path, [verdict.to_line() for verdict in self.unsaved])
+        except ReviewError as err:
+            self._save_to_spare(err)
+        self.unsaved.clear()
+        self.spared = 0
+        with contextlib.suppress(OSError):
+            self.spare.unlink(missing_ok=True)
+
+    def _save_to_spare(self, err: ReviewError) -> NoReturn:
+        """Write what is at risk to the second place, and say where it is now."""
+        try:
+            # The file begins with where its lines belong.
+            first = [] if self.spare.exists() else [json.dumps({"path": str(self.path)})]
+            lines = [verdict.to_line() for verdict in self.at_risk]
+            if lines:
+                append_lines(self.spare, [*first, *lines])
+        except ReviewError:
+            raise ReviewError(
+                f"NOT SAVED: {err}. Leave napari open: the verdict is written as soon as there is "
+                "room"
+            ) from err
+        self.spared = len(self.unsaved)
+        raise ReviewError(
+            f"{err}. The verdict is safe in {self.spare} meanwhile, and written here as soon as "
+            "there is room"
+        ) from err
+
+    def save_to(self, folder: Path) -> Path:
+        """Write what waits to ``FOLDER/<slide_id>/<reader>.jsonl``, and return that.
+
+        Raises
+        ------
+        ReviewError
+            There is no room either.
+        """
+        path = folder / self.path.parent.name / self.path.name
+        append_lines(path, [verdict.to_line() for verdict in self.unsaved])
+        self.spared = len(self.unsaved)
+        return path
 
     def of(self, key: tuple[str, str, Region]) -> Verdict | None:
         """Return this reader's last word on a region, or None."""
         return self.said.get(key)
+
+
+def write_spared() -> int:
+    """Write what waits in the second place where it belongs; return how many verdicts still wait.
+
+    A run that is gone, or on a disk that is not plugged in, is left for another day.
+    """
+    waiting = 0
+    for spare in sorted(spare_folder().glob("*.jsonl")):
+        spared: list[Verdict] = []
+        try:
+            first = spare.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+            path = Path(json.loads(first)["path"])
+            spared = read_verdicts(spare)
+            if spared and path.parents[2].is_dir():
+                log = ReviewLog._with_spared(path, spared[0].reader, read_verdicts(path))
+                spared = log.unsaved
+        except (OSError, ValueError, LookupError, TypeError, ReviewError):
+            pass  # none of ours, or not to be read today: it stays as it is
+        waiting += len(spared)
+    return waiting

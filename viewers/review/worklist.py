@@ -13,6 +13,7 @@ from tiling.nodes import Json, slug_of
 from tiling.store import SlideStore, iter_stores
 from viewers.errors import ReviewError
 from viewers.review.log import read_verdicts, review_path
+from viewers.review.scores import positive_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +126,6 @@ def next_unread(rows: Sequence[WorklistRow], after: str = "") -> WorklistRow | N
     names = [row.slide_id for row in rows]
     start = names.index(after) + 1 if after in names else 0
     return next((row for row in [*rows[start:], *rows[:start]] if not row.read), None)
-
-
-def positive_score(attrs: Json) -> tuple[str, float, float | None]:
-    """Return the positive output's name, its score, and the operating point if there is one."""
-    scores = attrs["scores"]
-    name = str(attrs.get("positive", list(scores)[-1]))
-    point = attrs.get("operating_point")
-    return name, float(scores[name]), None if point is None else float(point)
 
 
 def _row(store: SlideStore, reader: str, prediction: str | None) -> WorklistRow:

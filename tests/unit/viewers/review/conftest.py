@@ -22,6 +22,20 @@ ISLANDS = [(x, y) for y in (256, 512, 768) for x in (512, 768, 1024, 1280)][:10]
 """Level-0 corners of ten tiles of 128 px that do not touch each other."""
 
 
+@pytest.fixture(autouse=True)
+def own_second_place(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The user's data folder is a fresh one, and nothing waits from an earlier test."""
+    from viewers.review import log
+    from viewers.review.keeper import KEEPER
+
+    folder = tmp_path_factory.mktemp("data") / "waiting"
+    monkeypatch.setattr(log, "spare_folder", lambda: folder)
+    KEEPER.waiting.clear()
+    return folder
+
+
 @pytest.fixture
 def told() -> Iterator[list[str]]:
     """What napari's notifications said, oldest first."""

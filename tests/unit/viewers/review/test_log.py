@@ -16,7 +16,7 @@ import pytest
 from tiling.geometry import Region
 from viewers.errors import ReviewError
 from viewers.review import log
-from viewers.review.log import ReviewLog, Verdict, read_verdicts, review_path
+from viewers.review.log import ReviewLog, Verdict, read_verdicts, review_path, write_spared
 
 FIRST = Verdict(
     "slide", "abmil-0a0a0a0a", "m1", "1.0", 1, Region(0, 0, 512, 512), 0.5, "", "agree", "µ\nline"
@@ -125,7 +125,7 @@ def test_without_space_the_verdict_waits_and_goes_with_the_next(
         return real(descriptor, data[: len(data) // 2])
 
     monkeypatch.setattr(log.os, "write", full)
-    with pytest.raises(ReviewError, match=r"disk is full: make room, the verdict is kept here"):
+    with pytest.raises(ReviewError, match=r"^NOT SAVED: .*disk is full: make room\. Leave napari"):
         review.add(replace(FIRST, box=box(1)))
     assert review.path.read_bytes() == before
     assert review.of(replace(FIRST, box=box(1)).key) is not None
@@ -135,14 +135,87 @@ def test_without_space_the_verdict_waits_and_goes_with_the_next(
     assert review.unsaved == []
 
 
+LIMITED = """
+import os, resource, signal, sys
+from dataclasses import replace
+from viewers.errors import ReviewError
+from viewers.review import log
+from tiling.geometry import Region
+from pathlib import Path
+log.spare_folder = lambda: Path(sys.argv[2])
+review = log.ReviewLog.open(sys.argv[1], "slide", "a")
+verdict = log.Verdict("slide", "p", "m1", "1", 1, Region(0, 0, 9, 9), 0.5, "", "agree", "n" * 900)
+for i in range(3):
+    review.add(replace(verdict, box=Region(i, 0, 9, 9)))
+full = review.path.stat().st_size + 100  # a tenth of a line more: no file here may be larger
+resource.setrlimit(resource.RLIMIT_FSIZE, (full, full))
+for i in (3, 4):
+    try:
+        review.add(replace(verdict, box=Region(i, 0, 9, 9)))
+    except ReviewError as err:
+        print(err, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size there")
+def test_what_the_system_refuses_outlives_kill_9_in_a_second_place(
+    store: Path, own_second_place: Path
+) -> None:
+    """The system itself refuses to let the file grow; the process is killed; room is made."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(store), str(own_second_place)],
+        stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[4], check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout.count("The verdict is safe in") == 2
+    path = review_path(store, "slide", "a")
+    assert [v.box.x0 for v in read_verdicts(path)] == [0, 1, 2]
+    again = ReviewLog.open(store, "slide", "a")
+    assert [v.box.x0 for v in read_verdicts(path)] == [0, 1, 2, 3, 4]
+    assert {v.box.x0 for v in again.said.values()} == {0, 1, 2, 3, 4}
+    assert (again.unsaved, list(own_second_place.iterdir())) == ([], [])
+
+
+def test_the_second_place_is_emptied_without_its_slide_being_opened(
+    store: Path, own_second_place: Path
+) -> None:
+    path = review_path(store, "slide", "a")
+    path.parent.parent.mkdir(parents=True)
+    path.parent.write_text("in the way")
+    review = ReviewLog(path, "a")
+    for index in range(2):
+        with pytest.raises(ReviewError):
+            review.add(replace(FIRST, box=box(index)))
+    assert write_spared() == 2
+    path.parent.unlink()
+    assert write_spared() == 0
+    assert [v.box for v in read_verdicts(path)] == [box(0), box(1)]
+    assert list(own_second_place.iterdir()) == []
+    review.flush()  # the program that said them runs on: twice is no harm
+    assert len(ReviewLog.open(store, "slide", "a").said) == 2
+
+
+def test_a_second_place_of_a_run_that_is_gone_is_left_alone(own_second_place: Path) -> None:
+    own_second_place.mkdir(parents=True)
+    lines = [json.dumps({"path": "/gone/out/reviews/s/a.jsonl"}), FIRST.to_line()]
+    for name, text in (("x.jsonl", "\n".join(lines)), ("y.jsonl", "no JSON"), ("z.jsonl", "")):
+        (own_second_place / name).write_text(text)
+    before = {p.name: p.read_bytes() for p in own_second_place.iterdir()}
+    assert write_spared() == 1
+    assert {p.name: p.read_bytes() for p in own_second_place.iterdir()} == before
+
+
 def test_a_folder_that_cannot_be_written_keeps_the_verdict_too(store: Path) -> None:
     path = review_path(store, "slide", "a")
     path.parent.parent.mkdir(parents=True)
     path.parent.write_text("in the way")
     review = ReviewLog(path, "a")
-    with pytest.raises(ReviewError, match="the verdict is kept here"):
+    with pytest.raises(ReviewError, match=r"make the folder writable\. The verdict is safe in"):
         review.add(FIRST)
     assert len(review.unsaved) == 1
+    assert review.at_risk == []
+    assert [replace(v, reader="", time="") for v in read_verdicts(review.spare)] == [FIRST]
 
 
 @pytest.mark.parametrize("name", ["", "  ", "///", "."])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from mil_models import load_model, predict_bag
@@ -109,7 +110,7 @@ def test_the_score_without_the_region_in_review(viewer: Any, root: Path, qtbot: 
     dock.without_button.click()
     qtbot.waitUntil(lambda: "without region 1" in dock.answer.text(), timeout=120_000)
     store, model = open_store(root / "out" / "stores" / "a.zarr"), load_model(root / "model")
-    left = np.delete(np.arange(len(store)), review.regions[0].tiles)
+    left = np.delete(np.arange(len(store)), review.session.regions[0].tiles)
     embeddings = store.embeddings().data[:]
     expected = predict_bag(model, embeddings[left], store.grid.coords[left]).scores[-1]
     whole = store.prediction().scores["yes"]
@@ -146,8 +147,8 @@ def wait_for(dock: Any, seconds: float = 300) -> None:
         time.sleep(0.02)
 
 
-def test_a_run_fills_the_store_and_shows_the_heatmap(
-    make_napari_viewer: Callable[..., Any], root: Path, tmp_path: Path
+def test_a_run_fills_the_store_and_the_heatmap_grows(
+    make_napari_viewer: Callable[..., Any], root: Path, tmp_path: Path, qtbot: Any
 ) -> None:
     viewer = make_napari_viewer(show=True)
     slide = Path(shutil.copy(root / "slides" / "a.tif", tmp_path / "new.tif"))
@@ -157,21 +158,60 @@ def test_a_run_fills_the_store_and_shows_the_heatmap(
     dock.out.setText(str(tmp_path / "out"))
     dock.more.setText("--random-weights --device cpu --min-tissue 0.5")
     dock.run_button.click()
+    assert "--live" in dock.process.arguments
     assert not dock.run_button.isEnabled()
-    wait_for(dock)
+    qtbot.waitUntil(lambda: dock.state.text().startswith("finished: no "), timeout=300_000)
     store = open_store(tmp_path / "out" / "stores" / "new.zarr")
     assert len(store.prediction_names()) == 1
-    assert dock.state.text().startswith("finished: no ")
     heat = [v for v in viewer.layers if v.metadata.get("store")]
     assert [v.metadata["prediction"] for v in heat] == store.prediction_names()
     assert (dock.run_progress.finished, dock.run_progress.done) == (1, 16)
-    assert dock._done == 16
-    assert "tiles done" not in [v.name for v in viewer.layers]
+    assert not {"tiles done", "attention so far"} & {v.name for v in viewer.layers}
+    dock.close()
+
+
+def test_the_map_of_a_run_at_work_grows_in_place(
+    viewer: Any, root: Path, qtbot: Any, tmp_path: Path
+) -> None:
+    from viewers.run_watch import RunWatch
+
+    out = tmp_path / "out"
+    shutil.copytree(root / "out", out)
+    store = open_store(out / "stores" / "a.zarr")
+    [name] = store.prediction_names()
+    said = store.prediction(name)
+    dock = open_dock(viewer, "Run a model")
+    dock.watch = RunWatch(str(out), str(root / "slides" / "a.tif"))
+
+    def write(tiles: int) -> None:
+        attention = np.where(np.arange(16) < tiles, said.attention, np.nan)
+        store.write_growing_prediction(
+            name, scores=said.scores, attention=attention, attrs={"tiles": tiles}
+        )
+        dock._look()
+
+    def cells() -> int:
+        found = [v for v in viewer.layers if v.name == "attention so far"]
+        return int(np.isfinite(found[0].data).sum()) if found else 0
+
+    write(4)
+    qtbot.waitUntil(lambda: cells() == 4, timeout=60_000)
+    layer = viewer.layers["attention so far"]
+    layer.metadata["threshold"] = 0.5  # as the dock Overlays sets it: it stays
+    write(16)
+    qtbot.waitUntil(lambda: cells() == 16, timeout=60_000)
+    assert viewer.layers["attention so far"] is layer
+    assert layer.metadata["threshold"] == 0.5
+    assert "from 16 tiles so far" in dock._score
+    [final] = [v for v in viewer.layers if v.metadata.get("prediction") == name and v != layer]
+    assert np.array_equal(layer.data, final.data, equal_nan=True)  # all tiles: the final map
+    assert layer.translate.tolist() == final.translate.tolist()
+    assert layer.scale.tolist() == final.scale.tolist()
     dock.close()
 
 
 def test_only_inside_the_outlines_from_the_embeddings_that_are_there(
-    viewer: Any, root: Path, tmp_path: Path, told: list[str]
+    viewer: Any, root: Path, tmp_path: Path, told: list[str], qtbot: Any
 ) -> None:
     dock, annotate = open_dock(viewer, "Run a model"), open_dock(viewer, "Annotate")
     assert dock.out.text() == str(root / "out")
@@ -183,8 +223,7 @@ def test_only_inside_the_outlines_from_the_embeddings_that_are_there(
         write_annotations(tmp_path / "x.geojson", [Annotation("r", "Region", "polygon", SQUARE)])
     )
     dock.run_button.click()
-    wait_for(dock)
-    assert "inside the outlines (4 tiles)" in dock.state.text()
+    qtbot.waitUntil(lambda: "inside the outlines (4 tiles)" in dock.state.text(), timeout=300_000)
     store = open_store(root / "out" / "stores" / "a.zarr")
     [part] = set(store.prediction_names()) - set(store.whole_slide_predictions())
     assert part in [v.metadata.get("prediction") for v in viewer.layers]
@@ -199,6 +238,7 @@ def test_a_cancelled_run_is_gone_within_a_second(viewer: Any, root: Path, tmp_pa
     dock.run_button.click()
     time.sleep(0.5)
     assert dock.process.is_running
+    family = psutil.Process(dock.process._process.pid).children(recursive=True)
     began = time.monotonic()
     dock.cancel_button.click()
     wait_for(dock, 5)
@@ -206,7 +246,25 @@ def test_a_cancelled_run_is_gone_within_a_second(viewer: Any, root: Path, tmp_pa
     assert not dock.process.is_running
     assert dock.state.text() == "cancelled; Run goes on where it stopped"
     assert dock.run_button.isEnabled()
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     dock.close()
+
+
+def test_a_run_ends_with_its_dock_and_with_the_window(
+    viewer: Any, root: Path, tmp_path: Path
+) -> None:
+    """napari sends docks no close event, neither by their own cross nor by the window's."""
+    from qtpy.QtWidgets import QApplication
+
+    for way in (viewer.window.remove_dock_widget, lambda _dock: viewer.close()):
+        dock = open_dock(viewer, "Run a model")
+        dock.out.setText(str(tmp_path / "out"))
+        dock.more.setText(" ".join([*ENCODER, "--min-tissue", "0.5"]))
+        dock.run_button.click()
+        QApplication.processEvents()
+        assert dock.process.is_running
+        way(dock)
+        assert not dock.process.is_running
 
 
 def test_a_run_that_is_refused_says_why(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from viewers.review import log
 from viewers.review.log import ReviewLog, read_verdicts
 
 pytestmark = needs_display
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="files have no names")
 
 
 @pytest.fixture
@@ -56,15 +58,15 @@ def centre(viewer: Any) -> tuple[float, float]:
 
 
 def test_ten_regions_by_the_keyboard_alone(viewer: Any, dock: Any) -> None:
-    assert len(dock.regions) == 10
+    assert len(dock.session.regions) == 10
     for index, (x, y) in enumerate(ISLANDS):
         assert centre(viewer) == (pytest.approx(x + 64), pytest.approx(y + 64))
-        box = dock._marker.data[0]
+        box = dock.marker.layer.data[0]
         assert box.min(axis=0).tolist() == [y, x]
         assert box.max(axis=0).tolist() == [y + 128, x + 128]
         press(viewer, "aaduuadaad"[index] + (">" if index % 2 else "j"))
     words = {"a": "agree", "d": "disagree", "u": "unsure"}
-    found = read_verdicts(dock.log.path)
+    found = read_verdicts(dock.session.log.path)
     assert [v.answer for v in found] == [words[c] for c in "aaduuadaad"]
     assert [(v.box.x0, v.box.y0) for v in found] == ISLANDS
     assert [v.rank for v in found] == list(range(1, 11))
@@ -73,7 +75,7 @@ def test_ten_regions_by_the_keyboard_alone(viewer: Any, dock: Any) -> None:
     press(viewer, "k")
     assert centre(viewer)[0] == pytest.approx(ISLANDS[8][0] + 64)
     press(viewer, "d")  # another mind: the last word counts, the file keeps both
-    assert len(read_verdicts(dock.log.path)) == 11
+    assert len(read_verdicts(dock.session.log.path)) == 11
     assert dock.table.item(8, 3).text() == "disagree"
 
 
@@ -85,7 +87,7 @@ def test_a_note_is_written_without_the_mouse(viewer: Any, dock: Any) -> None:
     dock.activateWindow()
     QTest.keyClicks(dock.note, "jakd?")  # letters of the review are letters here
     QTest.keyClick(dock.note, Qt.Key.Key_Return)
-    last = read_verdicts(dock.log.path)[-1]
+    last = read_verdicts(dock.session.log.path)[-1]
     assert (last.answer, last.note) == ("agree", "jakd?")
     assert dock.current == 0
     press(viewer, "j")
@@ -100,7 +102,11 @@ def test_keys_work_where_the_table_has_the_focus(viewer: Any, dock: Any) -> None
 
     for key in (Qt.Key.Key_A, Qt.Key.Key_J, Qt.Key.Key_D, Qt.Key.Key_Return, Qt.Key.Key_U):
         QTest.keyClick(dock.table, key)
-    assert [v.answer for v in read_verdicts(dock.log.path)] == ["agree", "disagree", "unsure"]
+    assert [v.answer for v in read_verdicts(dock.session.log.path)] == [
+        "agree",
+        "disagree",
+        "unsure",
+    ]
     assert dock.current == 2
 
 
@@ -108,7 +114,7 @@ def test_a_reader_goes_on_where_the_review_was_killed_and_a_second_sees_nothing(
     viewer: Any, dock: Any
 ) -> None:
     press(viewer, "ajdju")
-    path = dock.log.path
+    path = dock.session.log.path
     with path.open("ab") as file:
         file.write(path.read_bytes()[:40])  # kill -9 in the middle of a line
     dock.close()
@@ -130,48 +136,135 @@ def test_a_reader_goes_on_where_the_review_was_killed_and_a_second_sees_nothing(
 def test_the_edge_is_as_wide_on_the_screen_at_every_zoom(viewer: Any, dock: Any) -> None:
     for zoom in (0.1, 1.0, 4.0):
         viewer.scene.camera.zoom = zoom
-        [width] = dock._marker.edge_width
+        [width] = dock.marker.layer.edge_width
         assert width * 0.5 * zoom == pytest.approx(3)
 
 
-def test_a_full_disk_is_told_and_nothing_is_lost(
-    viewer: Any, dock: Any, monkeypatch: pytest.MonkeyPatch, told: list[str]
-) -> None:
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def fill(monkeypatch: pytest.MonkeyPatch, *, only: str = "") -> None:
+    """Let the disk be full, or only for files whose path holds `only`."""
+    real = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if only in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data)
 
     monkeypatch.setattr(log.os, "write", full)
+
+
+def answers(path: Path) -> list[str | None]:
+    return [verdict.answer for verdict in read_verdicts(path)]
+
+
+@needs_proc
+def test_what_a_full_disk_does_not_take_is_kept_in_a_second_place_and_goes_home(
+    viewer: Any, dock: Any, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    path, spare = dock.session.log.path, dock.session.log.spare
+    fill(monkeypatch, only="/reviews/")
     press(viewer, "ajd")
-    assert "the disk is full: make room" in told[-1]
-    assert "2 NOT WRITTEN YET" in dock.progress.text()
+    assert "the disk is full: make room. The verdict is safe in" in told[-1]
+    assert "2 not there yet, but safe" in dock.progress.text()
     assert dock.table.item(1, 3).text() == "disagree"
+    assert (answers(path), answers(spare)) == ([], ["agree", "disagree"])
     monkeypatch.undo()
+    dock.guard.try_again()  # as it does every few seconds
+    assert "There is room again: 2 verdicts" in told[-1]
+    assert answers(path) == ["agree", "disagree"]
+    assert "not there yet" not in dock.progress.text()
     press(viewer, "ju")
-    assert [v.answer for v in read_verdicts(dock.log.path)] == ["agree", "disagree", "unsure"]
-    assert "NOT WRITTEN" not in dock.progress.text()
+    assert answers(path) == ["agree", "disagree", "unsure"]
 
 
+@needs_proc
+def test_without_any_room_the_window_asks_before_it_closes(
+    viewer: Any, dock: Any, monkeypatch: pytest.MonkeyPatch, told: list[str], tmp_path: Path
+) -> None:
+    from qtpy.QtGui import QCloseEvent
+
+    from viewers.napari_plugin import unsaved
+
+    window, path = viewer.window._qt_window, dock.session.log.path
+    asked: list[str] = []
+    said = iter([unsaved.STAY, unsaved.TRY_AGAIN, unsaved.SAVE_TO, unsaved.STAY, unsaved.SAVE_TO])
+
+    def ask(_guard: Any, what: str, why: str) -> str:
+        asked.append(f"{what} {why}")
+        return next(said)
+
+    monkeypatch.setattr(unsaved.UnsavedGuard, "ask", ask)
+    monkeypatch.setattr(
+        unsaved.QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "stick")
+    )
+    with monkeypatch.context() as disk:
+        fill(disk)
+        press(viewer, "ajd")
+        assert "NOT SAVED" in told[-1]
+        assert "Leave napari open" in told[-1]
+        assert "2 NOT SAVED" in dock.progress.text()
+        assert not window.close()
+        assert "2 verdicts are on no disk yet." in asked[0]
+        assert "the disk is full" in asked[0]
+        assert not window.close()  # try again, save to a stick that is full too, stay
+        assert len(asked) == 4
+        assert window.isVisible()
+    with monkeypatch.context() as disk:
+        fill(disk, only="/reviews/")
+        disk.setattr(log, "spare_folder", lambda: Path("/proc/no folder"))
+        unsaved.KEEPER.flush()
+        assert unsaved.KEEPER.at_risk == 2
+        assert unsaved.KEEPER.flush() is not None
+        dock.guard.eventFilter(window, QCloseEvent())
+    assert answers(tmp_path / "stick" / "tissue" / "Dr._A.jsonl") == ["agree", "disagree"]
+    assert answers(path) == []
+    dock.guard.try_again()
+    assert answers(path) == ["agree", "disagree"]
+
+
+@needs_proc
+def test_a_dock_that_napari_takes_away_loses_nothing_and_gives_the_keys_back(
+    viewer: Any, dock: Any, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    """A dock's own cross: napari takes the widget out of the window and sends no close event."""
+    path, guard = dock.session.log.path, dock.guard
+    with monkeypatch.context() as disk:
+        fill(disk)
+        press(viewer, "a")
+        viewer.window.remove_dock_widget(dock)
+        assert not [k for k in viewer.keymap if str(k) in "JKADUN"]
+        assert "region in review" not in [layer.name for layer in viewer.layers]
+        assert "NOT SAVED" in told[-1]
+        _, again = viewer.window.add_plugin_dock_widget("wsi-pipeline", "Review regions")
+        again.reader.setText("Dr. A")
+        again.reader.editingFinished.emit()
+        assert again.table.item(0, 3).text() == "agree"  # though no file has it
+        viewer.window.remove_dock_widget(again)
+    guard.try_again()
+    assert answers(path) == ["agree"]
+
+
+@needs_proc
 def test_what_a_full_disk_did_not_take_outlives_a_change_of_reader(
     viewer: Any, dock: Any, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    path = dock.log.path
-    monkeypatch.setattr(log.os, "write", full)
+    path = dock.session.log.path
+    fill(monkeypatch)
     press(viewer, "a")
-    dock.reader.setText("Dr. B")
-    dock.reader.editingFinished.emit()
-    assert dock.table.item(0, 3).text() == ""
-    dock.reader.setText("Dr. A")
-    dock.reader.editingFinished.emit()
-    assert dock.table.item(0, 3).text() == "agree"
-    dock.reader.setText("Dr. B")
-    dock.reader.editingFinished.emit()
+    for name, answer in (("Dr. B", ""), ("Dr. A", "agree"), ("Dr. B", "")):
+        dock.reader.setText(name)
+        dock.reader.editingFinished.emit()
+        assert dock.table.item(0, 3).text() == answer
+    assert "1 NOT SAVED" in dock.progress.text()
     monkeypatch.undo()
     dock.close()
-    assert [v.answer for v in read_verdicts(path)] == ["agree"]
+    assert answers(path) == ["agree"]
     assert "disk is full" in told[-1]
+
+
+def test_leaving_the_readers_name_as_it_is_keeps_the_place(viewer: Any, dock: Any) -> None:
+    press(viewer, "ajjj")
+    dock.reader.editingFinished.emit()  # the focus went in and out
+    assert dock.current == 3
 
 
 def test_a_score_that_a_run_adds_is_offered(
@@ -187,7 +280,7 @@ def test_a_score_that_a_run_adds_is_offered(
     qtbot.waitUntil(lambda: dock.predictions.count() == 2, timeout=60_000)
     assert dock.current == 2
     dock.predictions.setCurrentText("other-0b0b0b0b")
-    assert dock.prediction.name == "other-0b0b0b0b"
+    assert dock.session.prediction.name == "other-0b0b0b0b"
     assert dock.current == 0
 
 
