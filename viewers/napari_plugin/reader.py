@@ -104,7 +104,6 @@ def attend(layers: list[LayerData]) -> None:
     from napari.utils.notifications import show_warning
 
     from viewers.napari_plugin.pixel_size_dialog import ask_later
-    from viewers.napari_plugin.preview_progress import follow
 
     for data, arguments, _ in layers:
         said = arguments["metadata"]
@@ -113,6 +112,8 @@ def attend(layers: list[LayerData]) -> None:
             level.pyramid.on_unreadable = show_warning
             preview = level.pyramid.start_preview()
             if preview is not None:
+                from viewers.napari_plugin.preview_progress import follow
+
                 follow(level.pyramid, preview)
             if said["mpp"] is None:
                 ask_later(said["path"])
