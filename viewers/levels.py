@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from tiling.errors import SlideReadError
 from tiling.geometry import true_downsample
 from tiling.slide import Slide
+from viewers.preview import BLOCK_PX, Preview
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,12 @@ SMALL_PX = 1024
 """Longer edge at which a level is coarse enough to be the last."""
 PART_PX = 64
 """Parts of an averaged chunk that are read alone once the whole could not be."""
+PREVIEW_RATIO = 8
+"""Of an averaged level to the stored one that it is read from: coarser ones may wait long."""
+PREVIEW_SOURCE_PX = 1 << 27
+"""Pixels of the stored level from which its coarse levels take more than a second or two."""
+PREVIEW_PX = 1 << 25
+"""Most pixels of the level that is kept whole, 100 MB."""
 GAP = 3.0
 """Ratio of neighbouring levels from which one is put in between."""
 
@@ -275,14 +283,50 @@ class SlidePyramid:
         )
         self.levels = [SlideLevel(self, number) for number in range(len(self.plans))]
         self._cache = cache or shared_cache()
+        self.preview: Preview | None = None
+        self._preview_from = len(self.plans)
         self._has_told = False
         self._token = next(_tokens)
+
+    def start_preview(self) -> Preview | None:
+        """Let the coarsest levels be read in the background and shown as they come, if they need.
+
+        For windows alone: until all is read, these levels hold grey. None if the slide stores
+        levels coarse enough, or is small. Call it before anything is read.
+        """
+        stored = [plan for plan in self.plans if plan.stored is not None][-1]
+        first = next(
+            (n for n, plan in enumerate(self.plans)
+             if plan.downsample[0] > PREVIEW_RATIO * stored.downsample[0]
+             and math.prod(plan.size) <= PREVIEW_PX), None,
+        )  # fmt: skip
+        if first is None or math.prod(stored.size) < PREVIEW_SOURCE_PX or self.preview is not None:
+            return self.preview
+        ratio = [plan / own for plan, own in zip(
+            self.plans[first].downsample, stored.downsample, strict=True)]  # fmt: skip
+        tile = self.slide.tile_size(stored.stored or 0)
+        width = max(BLOCK_PX, tile[0])  # strips are as wide as the slide: blocks too then
+        height = max(BLOCK_PX**2 // width, tile[1])
+        block = max(round(width / ratio[0]), 1), max(round(height / ratio[1]), 1)
+        plan = self.plans[first]
+        this = weakref.ref(self)
+
+        def read(corner: tuple[int, int], size: tuple[int, int]) -> Pixels:
+            found = this()
+            return stripes(size) if found is None else found._read_averaged(plan, corner, size)
+
+        self._preview_from = first
+        self.preview = Preview(self.plans[first:], read, block)
+        return self.preview
 
     def read(self, number: int, rows: range, columns: range) -> Pixels:
         """Return pixels of level `number`, shape ``(len(rows), len(columns), 3)``; steps are 1."""
         out = np.empty((len(rows), len(columns), 3), np.uint8)
         if not out.size:
             return out
+        if self.preview is not None and number >= self._preview_from:
+            pixels = self.preview.read(number - self._preview_from, rows, columns)
+            return pixels if self.to_display is None else self.to_display(pixels)
         width, height = self.plans[number].chunk
         keys = [
             ChunkKey(self._token, self.to_display, number, row, column)

@@ -33,6 +33,7 @@ from tiling.readers.dicom_series import (
     DicomSeries,
     only_series,
     quietly,
+    read_icc_profile,
     read_properties,
     series_of,
 )
@@ -113,6 +114,7 @@ class DicomReader(Reader):
                     if instances
                 }
                 self._properties = read_properties(series.base.path)
+                self._icc_profile = read_icc_profile(series.base.path)
             except BaseException:
                 self._source.close()
                 raise
@@ -158,6 +160,10 @@ class DicomReader(Reader):
     @property
     def vendor(self) -> str:
         return "dicom"
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        return self._icc_profile
 
     @property
     def associated_names(self) -> tuple[str, ...]:

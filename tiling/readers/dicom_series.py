@@ -204,6 +204,27 @@ def read_properties(path: str) -> dict[str, str]:
         return found
 
 
+def read_icc_profile(path: str) -> bytes | None:
+    """Return the ICC profile of a file's first optical path, or of the image; None if none.
+
+    Without the byte that DICOM adds to an odd length.
+
+    Raises
+    ------
+    Exception
+        Whatever pydicom raises on a malformed header.
+
+    References
+    ----------
+    DICOM PS3.3, C.11.15 (ICC Profile Module) and C.8.12.5 (Optical Path Module).
+    """
+    tags = [Tag("OpticalPathSequence"), Tag("ICCProfile")]
+    with quietly():
+        header = _read(path, tags, last="OpticalPathSequence")
+        found = _first(header, "OpticalPathSequence").get("ICCProfile") or header.get("ICCProfile")
+    return found[: int.from_bytes(found[:4], "big")] if found else None
+
+
 def _first(dataset: Dataset, keyword: str) -> Dataset:
     """Return the first item of a sequence, empty if there is none."""
     items = dataset.get(keyword) or [Dataset()]

@@ -248,12 +248,14 @@ class AnnotateDock(Dock):
         self._add(data.paths, data.kinds, data.names, data.groups)
         if data.points:
             self._add_points(data.points, data.point_names, data.point_groups)
-        self.state.setText(f"{len(data.paths)} outlines and {len(data.points)} points read")
+        self.state.setText(
+            f"{_count(len(data.paths), 'outline')} and {_count(len(data.points), 'point')} read"
+        )
         if left_out:
             more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
             show_warning(
-                f"{Path(path).name}: {len(left_out)} outlines were left out, repair them where "
-                f"they were drawn: {'; '.join(left_out[:3])}{more}"
+                f"{Path(path).name}: {_count(len(left_out), 'outline')} left out, to be repaired "
+                f"where drawn: {'; '.join(left_out[:3])}{more}"
             )
 
     def _add_points(
@@ -297,7 +299,7 @@ class AnnotateDock(Dock):
         if not found:
             raise AnnotationError("nothing is drawn: press Draw and draw a polygon first")
         write_annotations(path, found)
-        self.state.setText(f"{len(found)} annotations kept in {path}")
+        self.state.setText(f"{_count(len(found), 'annotation')} kept in {path}")
         return found
 
     def save_beside_run(self) -> Path:
@@ -347,6 +349,17 @@ class AnnotateDock(Dock):
 def _layer_of(viewer: Any, kind: str) -> Any:
     found = [layer for layer in viewer.layers if layer.metadata.get("kind") == kind]
     return found[-1] if found else None
+
+
+def _count(number: int, noun: str) -> str:
+    """Return a number and its noun.
+
+    Examples
+    --------
+    >>> _count(1, "outline"), _count(0, "point")
+    ('1 outline', '0 points')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _colour(group: str) -> str:

@@ -13,12 +13,21 @@ from viewers.magnification import magnification_of, zoom_of
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from viewers.levels import SlidePyramid
+
 
 def current_slide(viewer: Viewer) -> Any | None:
     """Return the slide's layer that is looked at: the selected one, or the lowest; None if none."""
     slides = [layer for layer in viewer.layers if layer.metadata.get("kind") == "slide"]
     active = viewer.layers.selection.active
     return active if active in slides else next(iter(slides), None)
+
+
+def pyramid_of(slide: Any) -> SlidePyramid:
+    """Return the levels that a slide's layer shows."""
+    level = slide.data[0] if slide.multiscale else slide.data
+    found: SlidePyramid = level.pyramid
+    return found
 
 
 def has_size(slide: Any | None) -> bool:

@@ -26,6 +26,7 @@ from viewers.napari_plugin.looking import (
     has_size,
     magnification,
     magnify,
+    pyramid_of,
     show_whole,
     turn,
 )
@@ -106,14 +107,14 @@ class Navigation(QWidget):
     def refresh(self, _: object = None) -> None:
         """Take over the slide that is looked at."""
         slide = current_slide(self._viewer)
-        profile = None if slide is None else _pyramid(slide).slide.icc_profile
+        profile = None if slide is None else pyramid_of(slide).slide.icc_profile
         self.srgb.setEnabled(profile is not None)
         self.srgb.setToolTip(
             "shows the scanner's colours as the screen's; models always see them as stored"
             if profile
             else "the slide has no ICC profile"
         )
-        self.srgb.setChecked(slide is not None and _pyramid(slide).to_display is not None)
+        self.srgb.setChecked(slide is not None and pyramid_of(slide).to_display is not None)
         self._say_magnification()
 
     def magnify(self, wanted: float) -> None:
@@ -156,9 +157,10 @@ class Navigation(QWidget):
         slide = current_slide(self._viewer)
         if slide is None:
             return
-        pyramid = _pyramid(slide)
+        pyramid = pyramid_of(slide)
+        profile = pyramid.slide.icc_profile
         try:
-            pyramid.to_display = to_srgb(pyramid.slide.icc_profile) if is_on else None
+            pyramid.to_display = to_srgb(profile) if is_on and profile else None
         except ViewerError as err:
             from napari.utils.notifications import show_error
 
@@ -184,8 +186,3 @@ class Navigation(QWidget):
                 layout.addWidget(QLabel(entry.does), number, 1)
             row += len(entries) + 1
         self._sheet.show()
-
-
-def _pyramid(slide: Any) -> Any:
-    level = slide.data[0] if slide.multiscale else slide.data
-    return level.pyramid

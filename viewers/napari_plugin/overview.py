@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QPointF, Qt
+from qtpy.QtCore import QPointF, Qt, QTimer
 from qtpy.QtGui import QImage, QMouseEvent, QPainter, QPaintEvent, QPen, QPixmap, QPolygonF
 from qtpy.QtWidgets import QWidget
 
-from viewers.napari_plugin.looking import current_slide, field_of_view, look_at
+from viewers.napari_plugin.looking import current_slide, field_of_view, look_at, pyramid_of
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -30,6 +30,11 @@ class Overview(QWidget):
         self.setMinimumWidth(SIDE_PX)
         self.setToolTip("click to look there")
         self.setCursor(Qt.CursorShape.CrossCursor)
+        self._is_partial = False
+        self._again = QTimer(self)  # a picture that is still read is taken over again
+        self._again.setSingleShot(True)
+        self._again.setInterval(1000)
+        self._again.timeout.connect(self.refresh)
         camera = napari_viewer.scene.camera
         camera.events.center.connect(self._redraw)
         camera.events.zoom.connect(self._redraw)
@@ -41,9 +46,13 @@ class Overview(QWidget):
     def refresh(self, _: object = None) -> None:
         """Take over the slide that is looked at."""
         slide = current_slide(self._viewer)
-        if slide != self._slide:  # by value: napari hands plugins proxies
+        if slide != self._slide or self._is_partial:  # by value: napari hands plugins proxies
             self._slide = slide
+            preview = None if slide is None else pyramid_of(slide).preview
+            self._is_partial = preview is not None and preview.done < 1
             self._picture = QPixmap() if slide is None else _picture(_coarsest(slide))
+            if self._is_partial:
+                self._again.start()
         self.update()
 
     def _redraw(self, _: object = None) -> None:

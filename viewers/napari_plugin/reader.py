@@ -100,7 +100,7 @@ def _without_open_slides(layers: list[LayerData]) -> list[LayerData]:
 
 
 def attend(layers: list[LayerData]) -> None:
-    """Let the window tell what of the slides cannot be decoded, and ask for missing pixel sizes."""
+    """Let the window tell what cannot be decoded, draw previews, ask for missing pixel sizes."""
     from napari.utils.notifications import show_warning
 
     from viewers.napari_plugin.pixel_size_dialog import ask_later
@@ -110,6 +110,11 @@ def attend(layers: list[LayerData]) -> None:
         if said.get("kind") == "slide":
             level = data[0] if isinstance(data, list) else data
             level.pyramid.on_unreadable = show_warning
+            preview = level.pyramid.start_preview()
+            if preview is not None:
+                from viewers.napari_plugin.preview_progress import follow
+
+                follow(level.pyramid, preview)
             if said["mpp"] is None:
                 ask_later(said["path"])
 

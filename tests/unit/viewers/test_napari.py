@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import coded_pixels
+from tests.conftest import coded_pixels, write_lossless
 from tests.unit.tiling.test_store import make_store
 from tests.zarr_slides import write_ome_zarr
 from tiling import SlideStore
-from viewers import attention_layers, slide_layers, store_layers
+from viewers import attention_layers, levels, slide_layers, store_layers
 from viewers.napari_plugin.reader import get_reader
 
 napari = pytest.importorskip("napari")
@@ -184,6 +184,47 @@ def test_broken_slides_are_told_and_the_window_lives(
     assert "cut.svs: parts cannot be decoded" in how
     viewer.open(str(tissue_path), plugin="wsi-pipeline")
     assert [layer.name for layer in viewer.layers] == ["cut", "tissue"]
+
+
+@needs_display
+def test_a_slide_without_pyramid_is_shown_as_it_is_read(
+    make_napari_viewer: Callable[..., Any], tmp_path: Path, notes: Any, qtbot: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It is said; grey gives way to pixels in window and overview; a slide let go is not read."""
+    from viewers.napari_plugin import preview_progress
+
+    monkeypatch.setattr(levels, "SMALL_PX", 64)
+    monkeypatch.setattr(levels, "PREVIEW_SOURCE_PX", 1)
+    path = write_lossless(tmp_path / "flat.tif", [np.full((1500, 2100, 3), 201, np.uint8)], 0.5)
+    viewer = make_napari_viewer(show=True)
+    overview = viewer.window.add_plugin_dock_widget("wsi-pipeline", "Slide view")[1].overview
+    [slide] = viewer.open(str(path), plugin="wsi-pipeline")
+    viewer.reset_view()
+    [(severity, said)] = notes()
+    assert (severity, said[:40]) == ("info", "flat.tif stores no smaller picture of it")
+    qtbot.waitUntil(lambda: not preview_progress._followed, timeout=30_000)
+    qtbot.waitUntil(lambda: not overview._is_partial, timeout=30_000)
+    assert np.unique(np.asarray(slide.data[-1])).tolist() == [201]
+
+    def middle() -> list[int]:
+        shot = viewer.screenshot(flash=False)
+        return shot[shot.shape[0] // 2, shot.shape[1] // 2, :3].tolist()
+
+    qtbot.waitUntil(lambda: middle() == [201] * 3, timeout=30_000)
+    colour = overview._picture.toImage().pixelColor(100, 100)
+    seen = np.array([colour.red(), colour.green(), colour.blue()])
+    assert np.abs(seen - 201).max() <= 8  # some screens have 16 bits a pixel
+
+    pyramid = slide_layers(path)[0][0][0].pyramid
+    preview = pyramid.start_preview()
+    preview.stop()
+    followed = preview_progress.Following(pyramid, preview)
+    preview_progress._followed.append(followed)
+    followed._was_shown = True  # and is no longer in the window
+    followed.look()
+    assert preview_progress._followed == []
+    assert preview._is_stopped
 
 
 @needs_display

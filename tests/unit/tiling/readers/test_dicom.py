@@ -14,8 +14,10 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
+from pydicom import Dataset
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import generate_uid
 
 from tests.conftest import CODED_MPP, CODED_SIZE, coded_pixels, tissue_pixels
@@ -443,3 +445,22 @@ def test_lossless_jpeg_2000_writer_and_reader_agree() -> None:
     pixels = coded_pixels(64, 48)
     assert np.array_equal(imagecodecs.jpeg2k_decode(jpeg_2000(pixels)), pixels)
     assert imagecodecs.dicomrle_decode(rle(pixels), np.uint8) == pixels.transpose(2, 0, 1).tobytes()
+
+
+def test_the_icc_profile_of_the_optical_path_comes_out_as_written(tmp_path: Path) -> None:
+    """PS3.3, C.8.12.5: it is the optical path's; a value of odd length is padded by a byte."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() + b"\1"
+    profile = len(profile).to_bytes(4, "big") + profile[4:]
+    assert len(profile) % 2
+    optical = Dataset()
+    optical.OpticalPathIdentifier, optical.ICCProfile = "1", profile
+    levels = halved(coded_pixels(*SIZE))
+    path = write_series(tmp_path, levels, OpticalPathSequence=DicomSequence([optical]))[0]
+    with open_slide(path, reader="dicom") as slide:
+        assert slide.icc_profile == profile
+
+
+def test_a_series_without_icc_profile_has_none(tmp_path: Path) -> None:
+    path = write_series(tmp_path, halved(coded_pixels(*SIZE)))[0]
+    with open_slide(path, reader="dicom") as slide:
+        assert slide.icc_profile is None

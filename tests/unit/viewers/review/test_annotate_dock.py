@@ -149,7 +149,7 @@ def test_broken_files_are_told_and_nothing_is_lost(
         assert said in told[-1]
     flat = Annotation("flat", "T", "polygon", np.array([[0, 0], [5, 5], [9, 9]], float))
     dock.import_file(write_annotations(tmp_path / "e.geojson", [flat]))
-    assert "1 outlines were left out, repair them where they were drawn: flat" in told[-1]
+    assert "1 outline left out, to be repaired where drawn: flat" in told[-1]
     dock.export_file(tmp_path / "none" / "x.txt")
     assert "use .xml, .geojson, .json" in told[-1]
     assert [a.name for a in dock.annotations()] == ["a"]
