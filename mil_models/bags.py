@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,8 +21,6 @@ from tiling.nodes import Json, Rows, count_unreadable
 from tiling.store import SlideStore
 from tiling.tiles import TileStatus
 
-CACHE_BYTES = 1 << 30
-"""Embeddings kept in memory between epochs; what does not fit is read again."""
 READ_AHEAD = 2
 """Bags read before they are asked for, each by a thread."""
 CONTRACT_KEYS = ("encoder", "tiles")
@@ -86,11 +85,16 @@ class BagCache:
 
     Of the others everything but the embeddings is kept, so that reading one again is reading just
     these.
+
+    Parameters
+    ----------
+    limit_bytes
+        :func:`cache_bytes` if not given.
     """
 
-    def __init__(self, embeddings: str | None = None, *, limit_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, embeddings: str | None = None, *, limit_bytes: int | None = None) -> None:
         self._name = embeddings
-        self._room = limit_bytes
+        self._room = cache_bytes() if limit_bytes is None else limit_bytes
         self._bags: dict[str, Bag] = {}
         self._parts: dict[str, list[BagPart]] = {}
         self._keeping = threading.Lock()
@@ -136,6 +140,11 @@ class BagCache:
         parts, values = read_parts(stores)
         self._parts[slide.slide_id] = parts
         return _join(parts, values)
+
+
+def cache_bytes() -> int:
+    """Return how much memory embeddings may take between epochs: a quarter of what is free."""
+    return int(psutil.virtual_memory().available) // 4
 
 
 def joined_bag(stores: Sequence[tuple[SlideStore, Rows]]) -> Bag:

@@ -1,7 +1,7 @@
-"""Probabilities that mean what they say, and the score from which a slide is called positive.
+"""Probabilities that mean what they say.
 
-Both are fitted on slides that the model did not see in training (validation, or out of fold),
-and held as small values that go into a model's card.
+A calibration is fitted on slides that the model did not see in training (validation, or out of
+fold), and held as small values that go into a model's card.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ Method = Literal["temperature", "isotonic"]
 BINS = 10
 TEMPERATURES = 0.05, 20.0
 FOLDS = 5
-FEWEST_PER_CLASS = 10
-"""Slides of each class that a model's own calibration is fitted on, at least."""
 _TINY = 1e-12
 
 
@@ -85,7 +83,44 @@ class Isotonic:
         return {"method": "isotonic", "curves": curves}
 
 
-Calibration = Temperature | Isotonic
+@dataclass(frozen=True, slots=True)
+class ByParts:
+    """Several calibrations side by side: of the labels of a slide, or of several tasks.
+
+    Attributes
+    ----------
+    parts
+        How many columns each takes, and its calibration; None leaves them as they are. A single
+        column is the probability of a label, against that of its absence.
+    """
+
+    parts: tuple[tuple[int, Temperature | Isotonic | None], ...]
+
+    def apply(self, scores: Floats) -> Floats:
+        """Return `scores` ``(N, sum of the columns)``, each part calibrated by itself."""
+        calibrated, start = scores.copy(), 0
+        for width, calibration in self.parts:
+            own = scores[:, start : start + width]
+            if calibration is not None and width == 1:
+                calibrated[:, start] = calibration.apply(against_absence(own[:, 0]))[:, 1]
+            elif calibration is not None:
+                calibrated[:, start : start + width] = calibration.apply(own)
+            start += width
+        return calibrated
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a card holds."""
+        parts = [{"columns": width, "calibration": None if one is None else one.to_dict()}
+                 for width, one in self.parts]  # fmt: skip
+        return {"method": "parts", "parts": parts}
+
+
+Calibration = Temperature | Isotonic | ByParts
+
+
+def against_absence(probabilities: Floats) -> Floats:
+    """Return a label's probabilities ``(N,)`` as two classes ``(N, 2)``: absent, present."""
+    return np.stack([1 - probabilities, probabilities], axis=1)
 
 
 def calibration_from_dict(found: Mapping[str, Any]) -> Calibration:
@@ -108,9 +143,20 @@ def calibration_from_dict(found: Mapping[str, Any]) -> Calibration:
             )
             if curves and all(len(x) == len(y) > 0 for x, y in curves):
                 return Isotonic(curves)
+        elif found["method"] == "parts":
+            parts = tuple((int(p["columns"]), _single(p["calibration"])) for p in found["parts"])
+            if parts and all(width > 0 for width, _ in parts):
+                return ByParts(parts)
     except (KeyError, TypeError, ValueError) as err:
         raise CalibrationError(f"no calibration: {dict(found)!r} ({err!r})") from err
     raise CalibrationError(f"no calibration: {dict(found)!r}")
+
+
+def _single(found: Mapping[str, Any] | None) -> Temperature | Isotonic | None:
+    calibration = None if found is None else calibration_from_dict(found)
+    if isinstance(calibration, ByParts):
+        raise CalibrationError(f"no calibration: {found!r}")
+    return calibration
 
 
 def fit_temperature(targets: Ints, scores: Floats) -> Temperature:
@@ -152,7 +198,7 @@ def fit_isotonic(targets: Ints, scores: Floats) -> Isotonic:
     return Isotonic(tuple(curves))
 
 
-def fit(method: Method, targets: Ints, scores: Floats) -> Calibration:
+def fit(method: Method, targets: Ints, scores: Floats) -> Temperature | Isotonic:
     """Return a calibration of this kind."""
     if method == "temperature":
         return fit_temperature(targets, scores)
@@ -269,158 +315,6 @@ def brier_score(targets: Ints, scores: Floats) -> float:
     truth = np.eye(scores.shape[1])[targets]
     error = ((scores - truth) ** 2).sum(axis=1).mean()
     return float(error / 2 if scores.shape[1] == 2 else error)
-
-
-Rule = Literal["youden", "sensitivity", "specificity"]
-
-
-@dataclass(frozen=True, slots=True)
-class OperatingPoint:
-    """The score from which a slide is called positive, and what it did where it was chosen.
-
-    Attributes
-    ----------
-    threshold
-        A slide is positive if its score is this or higher.
-    rule, at_least
-        How it was chosen; `at_least` is None for youden.
-    sensitivity, specificity
-        On the slides that it was chosen on; those of other slides are likely lower.
-    """
-
-    threshold: float
-    rule: Rule
-    at_least: float | None
-    sensitivity: float
-    specificity: float
-
-    def is_positive(self, scores: Floats) -> NDArray[np.bool_]:
-        """Return which of the positive class's scores ``(N,)`` reach the threshold."""
-        return np.asarray(scores >= self.threshold)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what a card holds."""
-        return {
-            "threshold": self.threshold, "rule": self.rule, "at_least": self.at_least,
-            "sensitivity": self.sensitivity, "specificity": self.specificity,
-        }  # fmt: skip
-
-    @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> OperatingPoint:
-        """Return the operating point that a card holds.
-
-        Raises
-        ------
-        CalibrationError
-            It is none.
-        """
-        try:
-            return cls(**{name: found[name] for name in cls.__dataclass_fields__})
-        except (KeyError, TypeError) as err:
-            raise CalibrationError(f"no operating point: {dict(found)!r} ({err!r})") from err
-
-
-def operating_point(
-    positive: NDArray[np.bool_], scores: Floats, *, rule: Rule = "youden", at_least: float = 0.95
-) -> OperatingPoint:
-    """Choose a threshold on slides that the model was not trained on and will not be judged on.
-
-    Parameters
-    ----------
-    positive
-        Which slides are, shape ``(N,)``.
-    scores
-        The positive class's score, shape ``(N,)``.
-    rule
-        youden: the highest sum of sensitivity and specificity; sensitivity: at least `at_least` of
-        it, and the highest specificity that leaves; specificity: the other way round.
-
-    Returns
-    -------
-    The threshold halfway to the next lower score, so that scores as printed still reach it.
-
-    Raises
-    ------
-    CalibrationError
-        A class is missing.
-
-    References
-    ----------
-    Youden 1950, Cancer 3:32.
-    """
-    if rule not in ("youden", "sensitivity", "specificity"):
-        raise ValueError(f"rule={rule!r}: use youden, sensitivity, specificity")
-    if not 0 < at_least <= 1:
-        raise ValueError(f"at_least={at_least}: must be above 0 and at most 1")
-    if positive.all() or not positive.any():
-        raise CalibrationError(
-            f"{int(positive.sum())} positive of {len(positive)} slides: an operating point needs "
-            "slides of both classes"
-        )
-    values = np.unique(scores)[::-1]  # a threshold at each, and one above all
-    called = scores[None, :] >= values[:, None]
-    sensitivity = np.r_[0.0, called[:, positive].mean(axis=1)]
-    specificity = np.r_[1.0, 1 - called[:, ~positive].mean(axis=1)]
-    if rule == "youden":
-        best = int(np.argmax(np.round(sensitivity + specificity, 12)))
-    elif rule == "sensitivity":
-        best = int(np.flatnonzero(sensitivity >= at_least - 1e-12)[0])
-    else:
-        allowed = np.where(specificity >= at_least - 1e-12, sensitivity, -1.0)
-        best = int(np.argmax(allowed))  # the first of several: the highest specificity
-    return OperatingPoint(
-        _halfway(values, best), rule, None if rule == "youden" else at_least,
-        float(sensitivity[best]), float(specificity[best]),
-    )  # fmt: skip
-
-
-def _halfway(values: Floats, best: int) -> float:
-    """Return the threshold that calls the `best` highest of `values` (falling) positive."""
-    above = values[best - 1] if best else np.inf
-    below = values[best] if best < len(values) else -np.inf
-    if np.isinf(above):
-        return float(np.nextafter(below, np.inf))
-    return float(above) if np.isinf(below) else float((above + below) / 2)
-
-
-def for_card(
-    targets: Ints,
-    scores: Floats,
-    *,
-    method: Method | Literal["none"] = "temperature",
-    rule: Rule = "youden",
-    at_least: float = 0.95,
-) -> dict[str, Any]:
-    """Return what a model's card holds of calibration and operating point, as JSON values.
-
-    Keys: `calibration` and, of two classes, `operating_point` (of calibrated scores); None where
-    they cannot be told, and `reason` why. Scores of few slides, or such that tell the classes
-    apart without error, stay as they are: any temperature near 0 would be as good.
-
-    Parameters
-    ----------
-    targets, scores
-        Of slides that the model was not trained on, as for :func:`fit_temperature`.
-    """
-    found: dict[str, Any] = {"calibration": None, "operating_point": None}
-    fewest = int(np.bincount(targets, minlength=scores.shape[1]).min()) if len(targets) else 0
-    if method == "none":
-        found["reason"] = "not asked for"
-    elif fewest < FEWEST_PER_CLASS:
-        found["reason"] = (
-            f"a class has {fewest} slides that were tested; {FEWEST_PER_CLASS} are needed"
-        )
-    else:
-        fitted = fit(method, targets, scores)
-        if isinstance(fitted, Temperature) and fitted.temperature < 1.01 * TEMPERATURES[0]:
-            found["reason"] = "the scores are never wrong: they do not tell how sure to be"
-        else:
-            found["calibration"] = fitted.to_dict()
-            scores = fitted.apply(scores)
-    if scores.shape[1] == 2 and fewest:
-        point = operating_point(targets == 1, scores[:, 1], rule=rule, at_least=at_least)
-        found["operating_point"] = point.to_dict()
-    return found
 
 
 def _check(targets: Ints) -> None:

@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from mil_models.bags import differences
-from mil_models.calibration import Calibration, OperatingPoint, calibration_from_dict
+from mil_models.calibration import Calibration, calibration_from_dict
 from mil_models.errors import CalibrationError, ModelError, ModelMismatchError
 from mil_models.heads import MILHead, create_head
+from mil_models.operating_point import OperatingPoint
 from mil_models.tasks import Task, task_from_json
 from tiling.nodes import Json
 from tiling.store import SlideStore

@@ -15,19 +15,18 @@ from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 from mil_models.answers import Answers, ClassAnswers, LabelAnswers, SurvivalAnswers
 from mil_models.calibration import (
     Method,
-    OperatingPoint,
-    Rule,
+    against_absence,
     brier_score,
     calibration_error,
     confidence_and_truth,
     cross_fitted,
     fit,
-    operating_point,
     reliability,
 )
 from mil_models.comparison import against_chance, subgroups
 from mil_models.errors import CalibrationError
 from mil_models.metrics import answer_metrics
+from mil_models.operating_point import OperatingPoint, Rule, operating_point
 from mil_models.resampling import RESAMPLES, bootstrap, percentile_interval
 from mil_models.weighted import confusion, recalls
 
@@ -99,6 +98,8 @@ def evaluate_answers(
             for column, values in (groups or {}).items()
         },
     }
+    if isinstance(answers, LabelAnswers):
+        found["labels"] = label_figures(answers, patients, _parts(patients, folds), options)
     if isinstance(answers, ClassAnswers):
         parts = _parts(patients, folds)
         found["calibration"] = calibration_figures(answers, patients, parts, fitted_on)
@@ -142,6 +143,28 @@ def calibration_figures(
             continue
         found[method] = _calibration_of(answers.targets, scores) | {"fitted": fitted.to_dict()}
     found["fitted_on"] = "other slides" if fitted_on is not None else "other folds"
+    return found
+
+
+def label_figures(
+    answers: LabelAnswers,
+    patients: Sequence[str],
+    parts: Sequence[str],
+    options: EvaluationOptions = EvaluationOptions(),
+) -> dict[str, dict[str, Any]]:
+    """Return `calibration` and `operating_point` of each label, from slides where it is known."""
+    found = {}
+    for number, label in enumerate(answers.classes):
+        known = np.flatnonzero(np.isfinite(answers.targets[:, number]))
+        one = ClassAnswers(
+            "binary", ("absent", "present"), answers.targets[known, number].astype(np.int64),
+            against_absence(answers.scores[known, number]),
+        )  # fmt: skip
+        whose, folds = ([texts[i] for i in known.tolist()] for texts in (patients, parts))
+        found[label] = {
+            "calibration": calibration_figures(one, whose, folds),
+            "operating_point": judged_point(one, whose, folds, None, None, options),
+        }
     return found
 
 

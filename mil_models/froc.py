@@ -96,7 +96,7 @@ def hits_of(scores: Floats, x0: NDArray[np.int64], y0: NDArray[np.int64], at: Le
     """Return what detections ``(N,)`` at level-0 pixels hit of a slide's lesions.
 
     Positions must lie on the mask; those in the pixels that the mask rounds off at the right and
-    the bottom count as in its last column and row.
+    the bottom count as in its last column and row. A score of 0 finds no lesion, as in the program.
     """
     height, width = at.labels.shape
     rows, columns = (
@@ -104,9 +104,9 @@ def hits_of(scores: Floats, x0: NDArray[np.int64], y0: NDArray[np.int64], at: Le
         np.minimum(x0 // DOWNSAMPLE, width - 1),
     )
     region = at.labels[rows, columns]
-    best = np.full(at.regions + 1, -np.inf)
+    best = np.zeros(at.regions + 1)
     np.maximum.at(best, region, scores)
-    best = np.where(np.isneginf(best), np.nan, best)[1:]
+    best = np.where(best > 0, best, np.nan)[1:]
     return SlideHits(len(scores), scores[region == 0], best, at.itc)
 
 

@@ -137,6 +137,10 @@ class TrainOptions:
         Write the losses for TensorBoard too (they are in epochs.csv in any case).
     checkpoint_seconds
         How often the state is saved from which a killed training goes on.
+    cache_gb
+        Gigabytes of embeddings that are kept in memory between epochs, the others being read
+        again; a quarter of what is free if not given (where a cluster's job may use less than the
+        machine has, give it).
     """
 
     epochs: int = 100
@@ -157,8 +161,11 @@ class TrainOptions:
     at_least: float = 0.95
     tensorboard: bool = False
     checkpoint_seconds: float = 60.0
+    cache_gb: float | None = None
 
     def __post_init__(self) -> None:
+        if self.cache_gb is not None and not 0 <= self.cache_gb < float("inf"):
+            raise ValueError(f"cache_gb={self.cache_gb}: must be at least 0")
         for name in ("epochs", "patience", "max_instances", "seeds", "devices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")

@@ -38,10 +38,10 @@ def patient_draws(patients: Sequence[str], *, seed: int, resamples: int) -> Iter
 def bootstrap(
     figures: Figures, patients: Sequence[str], *, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Floats]:
-    """Return every figure of every draw, ``(resamples,)`` each."""
+    """Return every figure of every draw, ``(resamples,)`` each; of 0 draws none."""
     blocks = [
         figures(weights) for weights in patient_draws(patients, seed=seed, resamples=resamples)
-    ]
+    ] or [figures(np.zeros((0, len(patients))))]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 

@@ -110,7 +110,7 @@ def stage_agreement(
         Stage by patient, capitals or not; further patients in `predicted` are not scored, as in
         the challenge.
     seed, resamples
-        Draws of patients for the interval.
+        Draws of patients for the interval; 0 draws none.
 
     Raises
     ------

@@ -155,9 +155,7 @@ def train_tiles(
         "folds": len(lessons),
         "encoder": contract["encoder"],
         "tiles": contract["tiles"],
-        **held_out_card(
-            slides, question, scores, method="temperature", rule="youden", at_least=0.95
-        ),
+        **held_out_card(rows, scores, question),
         "training": {
             "supervision": "tiles",
             "slides": len(slides),

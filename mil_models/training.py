@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from mil_models.bags import BagCache, check_readable, common_contract
+from mil_models.bags import BagCache, cache_bytes, check_readable, common_contract
 from mil_models.checkpoint import INTENDED_USE, SavedHead, check_new, save_model, source_of
 from mil_models.heads import create_head
 from mil_models.labels import LabelledSlide, read_answers
@@ -133,7 +133,7 @@ def train(
     }  # fmt: skip
     resume = ResumeFolder(folder, identity, writes=fabric.is_global_zero)
     try:
-        cache = BagCache(embeddings)
+        cache = BagCache(embeddings, limit_bytes=_cache_bytes(settings))
         learned = [
             _learn(lesson, card, cache, settings, fabric, resume, on_progress) for lesson in lessons
         ]
@@ -141,7 +141,7 @@ def train(
         rows = prediction_rows(slides, question, scores)
         metrics = fold_metrics(rows, question, seed)
         card |= held_out_card(
-            slides, question, scores, method=settings.calibration, rule=settings.rule,
+            rows, scores, question, method=settings.calibration, rule=settings.rule,
             at_least=settings.at_least,
         )  # fmt: skip
         card |= {
@@ -266,9 +266,15 @@ def _training_summary(
     }
 
 
+def _cache_bytes(settings: TrainOptions) -> int:
+    """Return how much each of the processes may keep."""
+    asked = settings.cache_gb
+    return int((cache_bytes() if asked is None else asked * 1e9) / settings.devices)
+
+
 def _lasting(settings: TrainOptions) -> Json:
     """Return the options that change the result."""
     plain = asdict(settings)
-    for name in ("tensorboard", "checkpoint_seconds"):
+    for name in ("tensorboard", "checkpoint_seconds", "cache_gb"):
         del plain[name]
     return plain

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
+import mil_models  # noqa: F401 (before torch: see there what it says to its threads)
 from tiling import Slide, open_slide
 from tiling.write import write_slide
 

@@ -30,6 +30,10 @@ class AnnotationError(WSIError, ValueError):
     """An annotation file cannot be read or written, or its groups say nothing known."""
 
 
+class UnknownGroupError(AnnotationError):
+    """An outline's group is neither of tumour nor of what is none; nothing is guessed."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Annotation:
     """One drawn object.
@@ -67,7 +71,7 @@ def tumour_area(
 
     Raises
     ------
-    AnnotationError
+    UnknownGroupError
         An outline's group is in neither.
     """
     parts: dict[bool, list[MultiPolygon]] = {True: [], False: []}
@@ -76,9 +80,9 @@ def tumour_area(
             continue
         if annotation.group not in tumour and annotation.group not in excluded:
             known = ", ".join(sorted({*tumour, *excluded}))
-            raise AnnotationError(
+            raise UnknownGroupError(
                 f"{annotation.name}: group {annotation.group!r} is neither tumour nor excluded; "
-                f"known are {known}: pass tumour= and excluded="
+                f"known are {known}"
             )
         parts[annotation.group in tumour].append(annotation.area)
     return _polygons(shapely.difference(_united(parts[True]), _united(parts[False])))
@@ -99,6 +103,29 @@ def region_area(annotations: Iterable[Annotation]) -> MultiPolygon:
     if found.is_empty:
         raise AnnotationError("the outlines enclose no area; draw a polygon around what to look at")
     return found
+
+
+def check_on_slide(area: MultiPolygon, size: tuple[int, int]) -> None:
+    """Make sure that every polygon of `area` has a part on a slide of `size` (width, height).
+
+    Raises
+    ------
+    ValueError
+        `size` is not positive.
+    AnnotationError
+        A polygon has none: it is another slide's, or drawn in another level's pixels.
+    """
+    if min(size) < 1:
+        raise ValueError(f"size={size}: must be positive")
+    whole = shapely.box(0, 0, *size)
+    outside = [part for part in area.geoms if not part.intersects(whole)]
+    if outside:
+        bounds = ", ".join(f"{v:.0f}" for v in outside[0].bounds)
+        raise AnnotationError(
+            f"{len(outside)} of {len(area.geoms)} outlines lie outside the slide, the first at "
+            f"({bounds}), the slide is {size[0]} x {size[1]} px; is it another slide's, or drawn "
+            "in pixels of another level?"
+        )
 
 
 def area_fractions(

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from tiling.store import SlideStore
 
@@ -108,7 +107,9 @@ def percentile_rank(values: NDArray[np.floating]) -> NDArray[np.float32]:
     if count == 1:
         ranks[real] = 1.0
     elif count:
-        ranks[real] = (rankdata(values[real]) - 1) / (count - 1)
+        _, place, ties = np.unique(values[real], return_inverse=True, return_counts=True)
+        below = np.cumsum(ties) - ties  # how many are lower
+        ranks[real] = ((below + (ties - 1) / 2) / (count - 1))[place]
     return ranks
 
 

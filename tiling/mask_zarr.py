@@ -47,8 +47,6 @@ def write_mask_zarr(
     AnnotationError
         An outline has no part on the slide.
     """
-    if min(size) < 1:
-        raise ValueError(f"size={size}: must be positive")
     path = Path(path)
     outlines = OutlineMask(area, size)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from shapely import MultiPolygon
 
-from tiling.annotations import AnnotationError, area_mask, area_pieces
+from tiling.annotations import AnnotationError, area_mask, area_pieces, check_on_slide
 from tiling.geometry import true_downsample
 from tiling.slide import SlideRef
 
@@ -57,15 +57,7 @@ class OutlineMask:
     """
 
     def __init__(self, area: MultiPolygon, slide_size: tuple[int, int]) -> None:
-        whole = shapely.box(0, 0, *slide_size)
-        outside = [part for part in area.geoms if not part.intersects(whole)]
-        if outside:
-            bounds = ", ".join(f"{v:.0f}" for v in outside[0].bounds)
-            raise AnnotationError(
-                f"{len(outside)} of {len(area.geoms)} outlines lie outside the slide, the first at "
-                f"({bounds}), the slide is {slide_size[0]} x {slide_size[1]} px; is it another "
-                "slide's, or drawn in pixels of another level?"
-            )
+        check_on_slide(area, slide_size)
         self.area = area
         self._pieces = np.array(area_pieces(area, PIECE_PX), dtype=object)
         self._tree = shapely.STRtree(self._pieces)

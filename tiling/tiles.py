@@ -6,14 +6,17 @@ import enum
 import logging
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
 from tiling.errors import SlideReadError, SlideTooLargeError
 from tiling.grid import TileGrid
 from tiling.slide import Slide, SlideRef
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +105,8 @@ def tile_array(slide: Slide, grid: TileGrid, *, tiles_per_block: int = TILES_PER
     uint8, shape ``(N, tile_px, tile_px, 3)``, one task per block. Computing a tile that cannot be
     decoded raises :class:`SlideReadError`; :func:`read_tiles` goes on instead.
     """
+    import dask.array as da  # as slow to import as all that opening a store needs
+
     tile_px = grid.spec.tile_px
     if not len(grid):
         empty: da.Array = da.from_array(np.empty((0, tile_px, tile_px, 3), np.uint8), chunks=-1)
@@ -138,6 +143,8 @@ def level_array(slide: Slide, level: int, *, chunk_px: int = LEVEL_CHUNK_PX) -> 
     SlideTooLargeError
         The level has more chunks than a graph can hold.
     """
+    import dask.array as da
+
     slide.check_level(level)
     width, height = slide.level_sizes[level]
     stored_width, stored_height = slide.tile_size(level)

@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.filters import threshold_otsu
-from skimage.morphology import remove_small_holes, remove_small_objects
 
 from tiling.errors import SlideReadError
 from tiling.slide import Slide
@@ -168,6 +166,8 @@ def tissue_threshold(values: NDArray[np.float32]) -> float:
     """Return the saturation above which a pixel is tissue: Otsu's, between floor and ceiling."""
     if values.size == 0 or values.min() == values.max():
         return SATURATION_FLOOR
+    from skimage.filters import threshold_otsu  # here: opening a store does without skimage
+
     return float(np.clip(threshold_otsu(values), SATURATION_FLOOR, SATURATION_CEILING))
 
 
@@ -175,6 +175,8 @@ def clean_mask(
     mask: NDArray[np.bool_], *, min_object_px: float, max_hole_px: float
 ) -> NDArray[np.bool_]:
     """Return `mask` without objects and holes below the given areas in px."""
+    from skimage.morphology import remove_small_holes, remove_small_objects
+
     filled = remove_small_holes(mask, max_size=max(math.ceil(max_hole_px) - 1, 0))
     cleaned: NDArray[np.bool_] = remove_small_objects(
         filled, max_size=max(math.ceil(min_object_px) - 1, 0)

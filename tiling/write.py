@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from shapely import MultiPolygon
 
-from tiling.annotations import area_mask
+from tiling.annotations import area_mask, check_on_slide
 from tiling.atomic import replacing
 
 BIGTIFF_BYTES = 8 << 30
@@ -129,12 +129,13 @@ def write_mask(
     ------
     ValueError
         `downsamples` do not ascend from 1, or `size` is not positive.
+    AnnotationError
+        An outline has no part on the slide.
     """
+    check_on_slide(area, size)
     if list(downsamples) != sorted(set(downsamples)) or not downsamples or downsamples[0] != 1:
         raise ValueError(f"downsamples={tuple(downsamples)}: must ascend from 1")
     width, height = size
-    if min(size) < 1:
-        raise ValueError(f"size={size}: must be positive")
     path = Path(path)
     with (
         replacing(path) as partial,

@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 CHUNK_PX = 512
 """Wanted chunk edge: smaller suits jumps, larger suits slow panning."""
-CACHE_BYTES = 256 << 20
+CACHE_BYTES = 128 << 20
+"""Some ten screens of 1500 x 1000 px, or four of 3840 x 2160."""
 SMALL_PX = 1024
 """Longer edge at which a level is coarse enough to be the last."""
 PART_PX = 64

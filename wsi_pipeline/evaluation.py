@@ -383,11 +383,13 @@ def _write_tables(out: Path, found: Mapping[str, Any]) -> None:
         compared = found["comparison"]["figures"].items()
         values = [(figure, *(of.get(n) for n in COMPARED)) for figure, of in compared]
         _write_csv(out / "comparison.csv", ("figure", *COMPARED), values)
-    calibration = found.get("calibration", {})
-    bins = [(when, *row) for when in ("before", "temperature", "isotonic")
+    calibrations = {name: of["calibration"] for name, of in found.get("labels", {}).items()}
+    calibrations = calibrations or {"": found.get("calibration", {})}
+    bins = [(label, when, *row) for label, calibration in calibrations.items()
+            for when in ("before", "temperature", "isotonic")
             for row in (calibration.get(when) or {}).get("bins", ())]  # fmt: skip
     if bins:
-        names = ("calibration", "mean_score", "frequency", "slides")
+        names = ("label", "calibration", "mean_score", "frequency", "slides")
         _write_csv(out / "reliability.csv", names, bins)
 
 

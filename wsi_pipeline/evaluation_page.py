@@ -24,7 +24,7 @@ SHOWN = {
 def write_evaluation_page(path: Path, found: Mapping[str, Any], answers: Answers) -> Path:
     """Write ``evaluation.html`` about what :func:`wsi_pipeline.evaluation.evaluate` found."""
     sections = [_metrics(found), *_charts(found, answers), *_calibration(found)]
-    sections += [*_point(found), *_comparison(found), *_subgroups(found)]
+    sections += [*_labels(found), *_point(found), *_comparison(found), *_subgroups(found)]
     warnings = [f"{name_of(k)}: {why}" for k, why in found["metrics"].get("reasons", {}).items()]
     if not found["out_of_fold"]:
         warnings.insert(0, "Whether the model was trained on these slides, the table does not say.")
@@ -176,6 +176,32 @@ def _calibration(found: Mapping[str, Any]) -> list[Section]:
     columns = ("", "ECE, equal width", "ECE, equal mass", "Brier score", "log loss")
     caption = "Reliability: a point is a bin, its area the number of slides"
     return [Section("Calibration", tuple(notes), {caption: picture}, columns, rows)]
+
+
+def _labels(found: Mapping[str, Any]) -> list[Section]:
+    """Return calibration and operating point of each of several labels, a line each."""
+    from viewers import charts
+
+    labels = found.get("labels")
+    if not labels:
+        return []
+    rows, bins, notes = [], {}, []
+    for name, of in labels.items():
+        calibration, point = of["calibration"], of["operating_point"]
+        bins[name] = calibration["before"]["bins"]
+        errors = [(calibration[k] or {}).get("ece") for k in ("before", "temperature", "isotonic")]
+        chosen = point["chosen"] or {}
+        rows.append((name, *errors, chosen.get("threshold"), point.get("sensitivity"),
+                     point.get("specificity")))  # fmt: skip
+        reasons = {calibration.get("temperature_reason"), point.get("reason")} - {None}
+        notes += [f"{name}: {reason}." for reason in sorted(reasons)]
+    notes.insert(0, "Fitted and chosen on other folds than those judged.")
+    columns = ("label", "ECE", "ECE, temperature", "ECE, isotonic", "positive from", "sensitivity",
+               "specificity")  # fmt: skip
+    picture = charts.reliability_chart(bins)
+    caption = "Reliability as predicted: a point is a bin, its area the number of slides"
+    return [Section("Calibration and operating points", tuple(notes), {caption: picture}, columns,
+                    rows)]  # fmt: skip
 
 
 def _point(found: Mapping[str, Any]) -> list[Section]:

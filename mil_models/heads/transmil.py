@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from torch import Tensor, nn
 
 from mil_models.heads.base import MILHead, MILOutput
-from mil_models.layers import Projection, dropout, require_instances
+from mil_models.layers import dropout, require_instances
 
 
 class NystromAttention(nn.Module):
@@ -157,6 +157,12 @@ class TransMIL(MILHead):
     Attention is the class token's row in the last layer, mean over heads, repeated instances
     added up. The approximation may give small negative values there: they count as 0.
 
+    Parameters
+    ----------
+    relu
+        Cut the embedded instances at 0, as the authors' code does; the paper names a linear layer
+        alone. With few slides the linear layer learns better (`benchmarks/glas_heads.py`).
+
     References
     ----------
     Shao, Bian, Chen, Wang, Zhang, Ji, Zhang, "TransMIL: transformer based correlated multiple
@@ -178,10 +184,11 @@ class TransMIL(MILHead):
         iterations: int = 6,
         kernel: int = 33,
         dropout: float = 0.1,
+        relu: bool = False,
     ) -> None:
         super().__init__(dim, classes)
-        self.dropout = dropout
-        self.project = Projection(dim, hidden)
+        self.dropout, self.relu = dropout, relu
+        self.embed = nn.Linear(dim, hidden)
         self.class_token = nn.Parameter(torch.randn(1, hidden))
         self.norm_1 = nn.LayerNorm(hidden)
         self.attend_1 = NystromAttention(
@@ -219,7 +226,9 @@ class TransMIL(MILHead):
         """Return the class token (1, hidden) and, in evaluation, the attention (n,) of a bag."""
         count = len(instances)
         side = math.ceil(math.sqrt(count))
-        tokens = self.project(instances)
+        tokens = self.embed(instances)
+        if self.relu:
+            tokens = tokens.relu_()
         tokens = torch.cat(
             [self.class_token.to(tokens.dtype), tokens, tokens[: side**2 - count]]
         )  # (1 + side², hidden)

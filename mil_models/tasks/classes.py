@@ -51,8 +51,12 @@ class Multiclass(Task):
         column = one_column(columns, cls.kind)
         classes = class_names(answers, column, asked)
         if cls.kind == "binary" and len(classes) > 2:
-            raise LabelTableError(
-                f"{len(classes)} classes ({', '.join(classes)}): use --task multiclass"
+            readings = [reading for answer in answers for reading in answer]
+            count = Counter(reading.text(column) for reading in readings)
+            rarest = min(readings, key=lambda reading: count[reading.text(column)])
+            raise rarest.error(
+                f"{column} is {rarest.text(column)!r}, one of {len(classes)} classes "
+                f"({', '.join(classes)}); correct the table, or use --task multiclass"
             )
         balance = "weights" if asked.balance == "auto" else asked.balance
         task = cls(column, classes, asked.loss or "cross-entropy", balance,

@@ -95,7 +95,8 @@ class Multilabel(Task):
         return torch.from_numpy(said).float()
 
     def truth(self, answer: Answer) -> dict[str, str]:
-        said = self._said([answer])[0]
+        said = self._said([answer])[0]  # a table says 0, 1 or -1 also where readers differ
+        said = np.where(said == 0.5, -1, np.round(said))
         return {
             f"{PREFIX}{name}": "" if np.isnan(value) else f"{value:g}"
             for name, value in zip(self.names, said, strict=True)

@@ -118,15 +118,16 @@ def test_transmil(heads: int, iterations: int, instances: int, landmarks: int) -
     and for several once the iteration has converged.
     """
     head = ours(
-        "transmil", hidden=HIDDEN, heads=heads, landmarks=landmarks, iterations=iterations
-    ).double()
+        "transmil", hidden=HIDDEN, heads=heads, landmarks=landmarks, iterations=iterations,
+        relu=True,
+    ).double()  # fmt: skip
     peer = peers.TransMIL(
         (DIM,), att_dim=HIDDEN, n_heads=heads, n_landmarks=landmarks,
         pinv_iterations=iterations, feat_ext=projection(),
     ).double().eval()  # fmt: skip
     copy_weights(
         {
-            peer.feat_ext[0]: head.project,
+            peer.feat_ext[0]: head.embed,
             peer.pos_layer.proj: head.positions.by_7,
             peer.pos_layer.proj1: head.positions.by_5,
             peer.pos_layer.proj2: head.positions.by_3,

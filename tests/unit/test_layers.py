@@ -82,6 +82,7 @@ def test_models_read_no_slides() -> None:
     ("packages", "absent"),
     [
         ("tiling, viewers", ["zarr", "dask", "torch", "PySide6", "napari", "matplotlib"]),
+        ("tiling.store, tiling.heatmap", ["dask", "scipy.stats", "skimage.morphology"]),
         ("mil_models", ["torch", "timm", "zarr"]),
         ("wsi_pipeline", ["torch", "zarr", "distributed"]),
         ("wsi_pipeline.cli", ["torch", "zarr", "distributed", "matplotlib", "cv2"]),

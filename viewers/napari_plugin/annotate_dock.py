@@ -138,7 +138,7 @@ class AnnotateDock(Dock):
             )
             made = Shapes(
                 list(paths) or None, ndim=2, shape_type=list(kinds) or "polygon", name=SHAPES,
-                features=features, edge_width=1,
+                features=features, edge_width=self._edge_width(slide.layer),
                 feature_defaults={"name": "Annotation", "group": self.classes.currentText()},
                 edge_color=[_colour(g) for g in groups] or "white", face_color="transparent",
                 metadata={"kind": "annotations"}, **slide.placement,
@@ -186,10 +186,14 @@ class AnnotateDock(Dock):
         """Keep edges as wide on the screen at every zoom."""
         layer = self.layer
         if layer is not None and len(layer.data):
-            width = EDGE_PX / (self.viewer.scene.camera.zoom * float(layer.scale[-1]))
+            width = self._edge_width(layer)
             factor = layer.edge_width[0] / width
             if factor < 0.5 or factor > 2:  # 20,000 edges are not drawn anew for less
                 layer.edge_width = [width] * len(layer.data)
+
+    def _edge_width(self, layer: Any) -> float:
+        """Return how wide an edge is now, px of the layer."""
+        return EDGE_PX / (float(self.viewer.scene.camera.zoom) * float(layer.scale[-1]))
 
     @told
     def cut_hole(self, *_: object) -> None:

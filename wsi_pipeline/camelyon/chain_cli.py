@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from wsi_pipeline.camelyon.cli import AsJson, Flag, Seed, camelyon, say, with_interval
+from wsi_pipeline.camelyon.cli import Seed, camelyon, say, with_interval
 from wsi_pipeline.camelyon.options import DetectOptions, TileFlags
+from wsi_pipeline.cli_flags import AsJson, Flag
 from wsi_pipeline.errors import UsageError
 
 __all__ = ["camelyon"]

@@ -13,10 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from wsi_pipeline.cli_flags import AsJson, Flag
 from wsi_pipeline.errors import UsageError
 
-AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
-Flag = Parameter(negative="")
 Seed = Annotated[int, Parameter(help="Seed of the draws for intervals.")]
 
 camelyon = App(
@@ -70,13 +69,14 @@ def labels(
     mask_format
         png at level 5; or tiff, ome-zarr: tiled pyramids from level 0 on.
     """
+    from wsi_pipeline.camelyon.files import LABELS
     from wsi_pipeline.camelyon.labels import label_tiles, unpacked_annotations
 
     with unpacked_annotations(annotations) as files:
         written = label_tiles(
             files, out, stores=stores, tile_px=tile_px, masks=masks, mask_format=mask_format
         )
-    say(f"{len(written)} slides labelled in {out / 'labels'}")
+    say(f"{len(written)} slides labelled in {out / LABELS}")
     return 0
 
 

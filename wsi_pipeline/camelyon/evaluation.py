@@ -10,16 +10,27 @@ from typing import Any
 
 from mil_models.resampling import RESAMPLES
 from wsi_pipeline.camelyon.errors import ChallengeTableError
+from wsi_pipeline.camelyon.files import (
+    DETECTIONS,
+    FIGURES,
+    SCORES,
+    SEGMENTATION,
+    SETTINGS,
+    SUBMISSION,
+)
 from wsi_pipeline.camelyon.lesion_scores import LesionScores, score_lesions
-from wsi_pipeline.camelyon.predictions import DETECTIONS, SCORES, SETTINGS, SUBMISSION
 from wsi_pipeline.camelyon.slide_scores import score_slides
 from wsi_pipeline.camelyon.stages import score_stages
-from wsi_pipeline.camelyon.tables import IS_TUMOUR, few, read_reference, read_rows, read_table
+from wsi_pipeline.camelyon.tables import (
+    IS_TUMOUR,
+    few,
+    named_as,
+    read_reference,
+    read_rows,
+    read_table,
+)
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.results import package_versions, write_json
-
-FIGURES = "figures.json"
-SEGMENTATION = "segmentation.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +84,8 @@ def evaluate_predictions(
         raise UsageError("what is true? pass --reference or --manifest")
     truth = _truth(reference, manifest, split)
     rows = {line.cells["slide"]: line.cells for line in read_table(folder / SCORES, ["slide"])}
-    lowered = {name.lower(): name for name in rows}
-    named = {lowered.get(name.lower(), name): t for name, t in truth.tumour.items()}
-    site = {lowered.get(name.lower(), name): s for name, s in truth.site.items()}
+    named = named_as(truth.tumour, rows, "the truth")
+    site = named_as(truth.site, rows, "the truth")
     judged = {name: float(rows[name]["score"]) for name in named if name in rows}
     found: dict[str, Any] = {
         "predictions": settings,

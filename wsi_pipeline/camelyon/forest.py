@@ -10,6 +10,7 @@ import numpy as np
 
 from mil_models.heatmap_features import FEATURES, heatmap_features
 from wsi_pipeline.camelyon.errors import ChallengeTableError
+from wsi_pipeline.camelyon.files import MAPS
 from wsi_pipeline.camelyon.maps import load_map
 from wsi_pipeline.camelyon.tables import IS_TUMOUR, few, read_rows
 from wsi_pipeline.errors import UsageError, as_usage_error
@@ -56,7 +57,7 @@ def _of_maps(folder: Path, labels: Path | None) -> list[dict[str, Any]]:
         raise UsageError("--maps takes a folder of predictions with --labels, or a table")
     found, missing = [], []
     for row in _labelled(labels):
-        path = folder / "maps" / f"{row['slide_id']}.npz"
+        path = folder / MAPS / f"{row['slide_id']}.npz"
         if row.pop("split") == "test":
             continue
         if not path.exists():

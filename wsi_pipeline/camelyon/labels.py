@@ -18,12 +18,20 @@ from shapely import MultiPolygon
 
 from mil_models.lesions import DOWNSAMPLE
 from tiling.annotation_files import read_annotations
-from tiling.annotations import AnnotationError, area_fractions, area_mask, tumour_area
+from tiling.annotations import (
+    AnnotationError,
+    UnknownGroupError,
+    area_fractions,
+    area_mask,
+    check_on_slide,
+    tumour_area,
+)
 from tiling.atomic import replacing
 from tiling.geometry import tile_starts
 from tiling.store import SlideStore, iter_stores
 from tiling.write import write_mask
 from wsi_pipeline.camelyon.errors import ChallengeTableError
+from wsi_pipeline.camelyon.files import LABELS, MASKS
 from wsi_pipeline.errors import UsageError
 
 MaskFormat = Literal["png", "tiff", "ome-zarr"]
@@ -75,7 +83,8 @@ def label_tiles(
     Raises
     ------
     AnnotationError, UsageError, ChallengeTableError
-        A file is wrong, encloses no tumour and has no store, stands twice, or has no store.
+        A file is wrong, is of another slide than its store, encloses no tumour and has no store,
+        stands twice, or has no store.
     """
     if tile_px < 1:
         raise UsageError(f"--tile-px {tile_px}: must be at least 1")
@@ -89,18 +98,19 @@ def label_tiles(
         raise ChallengeTableError(f"{stores}: holds no store of {', '.join(missing[:5])}")
     written = []
     for path in annotations:
-        area = tumour_area(read_annotations(path))
+        area = read_area(path)
         if path.stem in held:
             grid = held[path.stem]
+            _check(path, area, grid.slide_size)
             tiles = Tiles(grid.coords, grid.extent, grid.slide_size, grid.slide_mpp)
         elif area.is_empty:
             raise AnnotationError(f"{path.name}: encloses no tumour; pass --stores for its tiles")
         else:
             tiles = tiles_around(area, tile_px)
         fractions = area_fractions(area, tiles.coords, tiles.extent)
-        written.append(_write_labels(out / "labels" / f"{path.stem}.csv", tiles, fractions))
+        written.append(_write_labels(out / LABELS / f"{path.stem}.csv", tiles, fractions))
         if masks:
-            _write_mask(out / "masks" / path.stem, area, tiles, mask_format)
+            _write_mask(out / MASKS / path.stem, area, tiles, mask_format)
     return written
 
 
@@ -155,9 +165,33 @@ def store_fractions(
             continue
         if known.slide_id in found:
             raise UsageError(f"two annotation files of {known.slide_id}")
-        area = tumour_area(read_annotations(path))
+        area = read_area(path)
+        _check(path, area, known.slide_size)
         found[known.slide_id] = area_fractions(area, known.grid.coords, known.grid.extent)
     return found, alone
+
+
+def read_area(path: Path) -> MultiPolygon:
+    """Return the area of tumour in a file of outlines.
+
+    Raises
+    ------
+    AnnotationError
+        The file is wrong, or a group of its outlines is neither tumour nor excluded.
+    """
+    try:
+        return tumour_area(read_annotations(path))
+    except UnknownGroupError as err:
+        raise AnnotationError(
+            f"{path.name}: {err}; rename the group, of what is no tumour to Exclusion"
+        ) from err
+
+
+def _check(path: Path, area: MultiPolygon, size: tuple[int, int]) -> None:
+    try:
+        check_on_slide(area, size)
+    except AnnotationError as err:
+        raise AnnotationError(f"{path.name}: {err}") from err
 
 
 def find_annotations(paths: Sequence[Path]) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from mil_models.resampling import RESAMPLES
 from wsi_pipeline.camelyon.detections import Detections, read_detections
 from wsi_pipeline.camelyon.errors import ChallengeTableError, DetectionError, MaskError
 from wsi_pipeline.camelyon.masks import find_masks, read_mask
-from wsi_pipeline.camelyon.tables import few, read_reference
+from wsi_pipeline.camelyon.tables import few, named_as, read_reference
 from wsi_pipeline.errors import as_usage_error
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +68,8 @@ def score_lesions(
 ) -> LesionScores:
     """Return the FROC of `<slide>.csv` in `detections` against `masks`.
 
+    Names are compared without regard to capitals; those of the files of detections are returned.
+
     Parameters
     ----------
     reference
@@ -88,9 +92,13 @@ def score_lesions(
     """
     if not detections.is_dir():
         raise DetectionError(f"{detections}: no such folder of detections")
-    files = {p.stem: p for p in sorted(detections.glob("*.csv")) if p.stem not in exclude}
-    found = {k: v for k, v in find_masks(masks).items() if k not in exclude}
-    has_tumour = _with_tumour(reference, files, found, exclude)
+    left_out = {name.lower() for name in exclude}
+    files = _kept({p.stem: p for p in sorted(detections.glob("*.csv"))}, left_out)
+    truth = None if reference is None else _truth(reference, files, left_out)
+    found = _kept(find_masks(masks), left_out)
+    found = named_as(found, files if truth is None else {**files, **truth}, str(masks))
+    in_truth = reference.name if isinstance(reference, Path) else "the reference"
+    has_tumour = _with_tumour(truth, in_truth, files, found)
     missing = tuple(name for name in has_tumour if name not in files)
     if missing and not allow_missing:
         raise DetectionError(
@@ -108,14 +116,28 @@ def score_lesions(
     return LesionScores(hits, missing, curve, corrected)
 
 
+def _kept(found: Mapping[str, T], left_out: Collection[str]) -> dict[str, T]:
+    return {name: value for name, value in found.items() if name.lower() not in left_out}
+
+
+def _truth(
+    reference: Path | Mapping[str, bool], files: Mapping[str, Path], left_out: Collection[str]
+) -> dict[str, bool]:
+    """Return whether each slide has tumour, under the names of the files of detections."""
+    place, read = "the reference", reference
+    if isinstance(read, Path):
+        place, read = read.name, read_reference(read)
+    return named_as(_kept(read, left_out), files, place)
+
+
 def _with_tumour(
-    reference: Path | Mapping[str, bool] | None,
-    files: dict[str, Path],
-    masks: dict[str, Path],
-    exclude: Collection[str],
+    truth: Mapping[str, bool] | None,
+    name: str,
+    files: Mapping[str, Path],
+    masks: Mapping[str, Path],
 ) -> dict[str, bool | None]:
     """Return whether each slide has tumour; None where its mask has to say."""
-    if reference is None:
+    if truth is None:
         unknown = [n for n in files if n not in masks and not n.lower().startswith("normal")]
         if unknown:
             raise MaskError(
@@ -123,19 +145,16 @@ def _with_tumour(
                 "with 'normal' counts as normal without one"
             )
         return {n: None if n in masks else False for n in sorted({*files, *masks})}
-    name = reference.name if isinstance(reference, Path) else "the reference"
-    truth = read_reference(reference) if isinstance(reference, Path) else reference
-    known = {n: tumour for n, tumour in truth.items() if n not in exclude}
-    strange = [n for n in files if n not in known]
+    strange = [n for n in files if n not in truth]
     if strange:
         raise ChallengeTableError(
             f"{name}: no line for {few(strange)}, which have detections; --exclude them, "
             "or take their files away"
         )
-    without = [n for n, tumour in known.items() if tumour and n not in masks]
+    without = [n for n, tumour in truth.items() if tumour and n not in masks]
     if without:
         raise MaskError(f"no mask of {few(without)}, tumour slides by {name}")
-    return dict(known)
+    return dict(truth)
 
 
 def _hits(

@@ -23,7 +23,7 @@ DOWNSAMPLE_TOLERANCE = 0.01
 class TumourMask:
     """True where tumour is, ``(height, width)`` at level 5; `size` of the slide, level-0 px.
 
-    A PNG does not say its slide's size: whole mask pixels then.
+    A PNG does not say its slide's size: the largest that level 5 rounds down to it then.
     """
 
     pixels: NDArray[np.bool_]
@@ -88,7 +88,8 @@ def _read_png(path: Path) -> tuple[NDArray[np.generic], tuple[int, int]]:
         raise MaskError(str(err)) from err
     if values.min(initial=0) < 0:
         raise MaskError(f"{path.name}: {values.dtype} is no mask; use 1-bit, or 0 and 255")
-    return values, (values.shape[1] * DOWNSAMPLE, values.shape[0] * DOWNSAMPLE)
+    height, width = ((edge + 1) * DOWNSAMPLE - 1 for edge in values.shape)
+    return values, (width, height)
 
 
 def _read_tiff(path: Path) -> tuple[NDArray[np.generic], tuple[int, int]]:

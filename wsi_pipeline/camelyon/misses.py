@@ -17,6 +17,7 @@ from tiling.store import SlideStore
 from viewers.camelyon import Crop
 from wsi_pipeline.camelyon.detections import Detections, read_detections
 from wsi_pipeline.camelyon.masks import find_masks, read_mask
+from wsi_pipeline.camelyon.tables import named_as
 
 SMALLEST_UM = 800.0
 """A picture shows at least so much of the slide, so that one sees where it is."""
@@ -58,10 +59,11 @@ def find_misses(
 ) -> tuple[list[Miss], dict[str, SlideTruth]]:
     """Return what was missed, the largest lesions and the surest alarms first, and all truths."""
     found, slides = [], {}
-    known = find_masks(masks)
+    left_out = {name.lower() for name in exclude}
+    known = named_as(find_masks(masks), truth, str(masks))
     for name, tumour in truth.items():
         path = detections / f"{name}.csv"
-        if name in exclude or not path.exists():
+        if name.lower() in left_out or not path.exists():
             continue
         mask = read_mask(known[name], tumour_value=tumour_value).pixels if tumour else None
         slide = SlideTruth(
@@ -82,7 +84,7 @@ def _of_slide(name: str, slide: SlideTruth) -> list[Miss]:
         rows = np.minimum(y0 // DOWNSAMPLE, labels.shape[0] - 1)
         region = labels[rows, np.minimum(x0 // DOWNSAMPLE, labels.shape[1] - 1)]
         for lesion in regionprops(labels):
-            if lesion.label in slide.lesions.itc or (region == lesion.label).any():
+            if lesion.label in slide.lesions.itc or (region[scores > 0] == lesion.label).any():
                 continue
             top, left, bottom, right = (int(v) * DOWNSAMPLE for v in lesion.bbox)
             length = lesion.axis_major_length * DOWNSAMPLE

@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,14 @@ from mil_models.staging import NODES as NODES_EACH
 from tiling.atomic import replacing
 from tiling.errors import WSIError
 from tiling.store import SlideStore, iter_stores
+from wsi_pipeline.camelyon.files import DETECTIONS, MAPS, NODES, SCORES, SETTINGS, SUBMISSION
 from wsi_pipeline.camelyon.maps import TumourMap
 from wsi_pipeline.camelyon.options import DetectOptions
 from wsi_pipeline.camelyon.stages import NODE_NAME, stage_patients
 from wsi_pipeline.camelyon.tables import few
 from wsi_pipeline.errors import UsageError, as_usage_error, reason_of
 from wsi_pipeline.models import load_model, require_models
-from wsi_pipeline.results import write_json
+from wsi_pipeline.results import write_json, write_rows
 
 if TYPE_CHECKING:
     from mil_models.heatmap_forest import HeatmapForest
@@ -39,10 +40,6 @@ SCORE_COLUMNS = (
     "heads",
     "seen_in_training",
 )
-DETECTIONS, MAPS, SCORES, NODES, SUBMISSION = (
-    "detections", "maps", "scores.csv", "nodes.csv", "submission.csv",
-)  # fmt: skip
-SETTINGS = "predict.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +120,7 @@ def predict_archive(
             }
         )  # fmt: skip
     kinds = {row.pop("kind") for row in rows}
-    write_rows(out / SCORES, SCORE_COLUMNS, rows)
+    write_rows(out / SCORES, rows, SCORE_COLUMNS)
     write_json(out / SETTINGS, {**settings, "kinds": sorted(kinds), "failed": failed})
     submission = _write_nodes(out, diameters)
     total = sum(row["detections"] for row in rows)
@@ -146,14 +143,6 @@ def diameter_mm(map_: TumourMap, threshold: float) -> float:
     """Return the longest diameter of a connected part that reaches `threshold`; 0 without one."""
     found = components(map_.values, cell_px=map_.cell_px, threshold=threshold)
     return max((c.diameter_px for c in found), default=0.0) * map_.mpp[0] / 1000
-
-
-def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a CSV, whole or not at all."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _score(
@@ -208,7 +197,7 @@ def _write_nodes(out: Path, diameters: Mapping[str, float]) -> bool:
     if not nodes:
         return False
     rows = [{"patient": name, "diameter_mm": f"{d:.4f}"} for name, d in nodes.items()]
-    write_rows(out / NODES, ("patient", "diameter_mm"), rows)
+    write_rows(out / NODES, rows)
     counts = Counter(NODE_NAME.fullmatch(name)["patient"] for name in nodes)  # type: ignore[index]
     short = [f"{patient} ({n})" for patient, n in counts.items() if n != NODES_EACH]
     if short:
@@ -220,5 +209,5 @@ def _write_nodes(out: Path, diameters: Mapping[str, float]) -> bool:
     with as_usage_error():
         patients = stage_patients(out / NODES)
     staged = [{"patient": name, "stage": stage} for p in patients for name, stage in p.rows]
-    write_rows(out / SUBMISSION, ("patient", "stage"), staged)
+    write_rows(out / SUBMISSION, staged)
     return True

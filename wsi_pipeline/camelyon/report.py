@@ -19,11 +19,9 @@ from viewers.evaluation import Section, write_evaluation
 from viewers.froc import froc_figure
 from wsi_pipeline.camelyon.challenges import published_slides
 from wsi_pipeline.camelyon.evaluation import load_figures, unjudged
+from wsi_pipeline.camelyon.files import DETECTIONS, PAGE
 from wsi_pipeline.camelyon.misses import caption_of, crop_of, find_misses
-from wsi_pipeline.camelyon.predictions import DETECTIONS
 from wsi_pipeline.errors import UsageError
-
-PAGE = "report.html"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from mil_models.metrics import auroc, patient_interval
 from mil_models.resampling import RESAMPLES
 from tiling.store import iter_stores
 from wsi_pipeline.camelyon.errors import ChallengeTableError
-from wsi_pipeline.camelyon.tables import few, read_reference, read_scores
+from wsi_pipeline.camelyon.tables import few, named_as, read_reference, read_scores
 
 DUPLICATE = "test_049"
 """Withdrawn by the challenge; many tables of scores still have it."""
@@ -53,13 +53,8 @@ def score_slides(
     given = read_scores(scores) if isinstance(scores, Path) else scores
     in_truth = reference.name if isinstance(reference, Path) else "the reference"
     in_scores = scores.name if isinstance(scores, Path) else "the scores"
-    as_referred = {n.lower(): n for n in truth}  # the challenge wrote Test_001 and test_001
-    if len(as_referred) < len(truth):
-        raise ChallengeTableError(f"{in_truth}: names that differ by capitals only")
-    renamed = {as_referred.get(n.lower(), n): score for n, score in given.items()}
-    if len(renamed) < len(given):
-        raise ChallengeTableError(f"{in_scores}: names that differ by capitals only")
-    given = renamed
+    truth = named_as(truth, (), in_truth)
+    given = named_as(given, truth, in_scores)
     left_out = [n for n in given if n not in truth and n.lower() == DUPLICATE]
     strange = [n for n in given if n not in truth and n not in left_out]
     missing = [n for n in truth if n not in given]

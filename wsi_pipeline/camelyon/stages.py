@@ -50,7 +50,13 @@ def stage_patients(table: Path) -> list[StagedPatient]:
     ChallengeTableError
         A row is no node, stands twice, holds no class, or a patient has not five nodes.
     """
-    by_size = "stage" not in _header(table)
+    header = _header(table)
+    by_size = "stage" not in header
+    if by_size and "diameter_mm" not in header:
+        raise ChallengeTableError(
+            f"{table.name}: the first line names no column stage, nor diameter_mm; it is "
+            f"{','.join(header) or 'empty'}"
+        )
     nodes: dict[str, dict[str, str]] = {}
     for line in read_table(table, ["patient", "diameter_mm" if by_size else "stage"]):
         name = line.cells["patient"]
@@ -155,8 +161,14 @@ def _class(line: Line) -> str:
 
 
 def _class_by_size(line: Line) -> str:
-    cells = line.cells.get("cells", "")
+    size, cells = line.cells["diameter_mm"], line.cells.get("cells", "")
     try:
-        return node_class(float(line.cells["diameter_mm"]), int(cells) if cells else None)
+        diameter, count = float(size), int(cells) if cells else None
+    except ValueError as err:
+        raise ChallengeTableError(
+            f"{line.place}: diameter_mm is {size!r} and cells {cells!r}; numbers are needed"
+        ) from err
+    try:
+        return node_class(diameter, count)
     except ValueError as err:
         raise ChallengeTableError(f"{line.place}: {err}") from err

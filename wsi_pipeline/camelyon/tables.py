@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -165,6 +165,29 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def named_as(found: Mapping[str, T], known: Iterable[str], place: str) -> dict[str, T]:
+    """Return `found` under the names of `known` where they differ by capitals only.
+
+    The challenge wrote Test_001 and test_001.
+
+    Raises
+    ------
+    ChallengeTableError
+        Two names of either differ by capitals only.
+
+    Examples
+    --------
+    >>> named_as({"Test_001": 1, "test_002": 2}, ["test_001"], "table.csv")
+    {'test_001': 1, 'test_002': 2}
+    """
+    names = list(known)
+    lowered = {name.lower(): name for name in names}
+    renamed = {lowered.get(name.lower(), name): value for name, value in found.items()}
+    if len(lowered) < len(names) or len({name.lower() for name in found}) < len(found):
+        raise ChallengeTableError(f"{place}: names that differ by capitals only")
+    return renamed
 
 
 def few(names: Sequence[str], limit: int = 5) -> str:

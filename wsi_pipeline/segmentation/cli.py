@@ -12,13 +12,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from mil_models.segmentation.options import NetworkOptions, SegmentationOptions
+from wsi_pipeline.cli_flags import AsJson, Flag, SlideMpp, Slides
 from wsi_pipeline.config import BatchOptions, ReaderName, TileOptions, check_slide_mpp
 from wsi_pipeline.segmentation.options import EvaluateOptions, PredictOptions, TruthOptions
 
-AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
-Flag = Parameter(negative="")
-SLIDES_HELP = "Files, folders, globs, URLs, or a manifest CSV (path; if wanted slide_id, mpp)."
-Slides = Annotated[list[str], Parameter(negative="", help=SLIDES_HELP)]
 Annotations = Annotated[
     list[Path],
     Parameter(
@@ -33,9 +30,6 @@ TrainFlags = Annotated[SegmentationOptions, Parameter(name="*", group="How it is
 TruthFlags = Annotated[TruthOptions, Parameter(name="*", group="What is annotated", negative="")]
 EvaluateFlags = Annotated[EvaluateOptions, Parameter(name="*", group="How they are judged")]
 PredictFlags = Annotated[PredictOptions, Parameter(name="*", group="How slides are segmented")]
-SlideMpp = Annotated[
-    float | None, Parameter(help="Pixel size at level 0 in µm, in place of what the slide states.")
-]
 
 segment = App(
     name="segment",

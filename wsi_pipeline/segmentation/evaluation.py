@@ -23,12 +23,12 @@ from tiling.probability_map import ProbabilityMap, blocks, open_map
 from tiling.region_masks import RegionMask
 from tiling.slide import open_slide
 from tiling.store import SlideStore, iter_stores
+from wsi_pipeline.camelyon.files import SEGMENTATION
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.manifest import SlideEntry
 from wsi_pipeline.pipeline import output_folder, root_of
-from wsi_pipeline.results import write_json
+from wsi_pipeline.results import write_json, write_rows
 from wsi_pipeline.segmentation.options import EvaluateOptions, TruthOptions
-from wsi_pipeline.segmentation.prediction import write_rows
 from wsi_pipeline.segmentation.stage import MEASURED_PX
 from wsi_pipeline.segmentation.training import read_table
 from wsi_pipeline.segmentation.truth import find_truth, read_truth
@@ -215,7 +215,7 @@ def _write(folder: Path, scores: Sequence[SlideScores], options: EvaluateOptions
                    for row in slides},
         **_summary(scores, options),
     }  # fmt: skip
-    write_json(folder / "segmentation.json", found)
+    write_json(folder / SEGMENTATION, found)
     return found
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tiling.atomic import replacing
+from wsi_pipeline.camelyon.files import NODES, SCORES
 from wsi_pipeline.camelyon.stages import NODE_NAME
 from wsi_pipeline.config import BatchOptions, TileOptions
 from wsi_pipeline.errors import as_usage_error
 from wsi_pipeline.manifest import SlideEntry
 from wsi_pipeline.models import require_models
 from wsi_pipeline.pipeline import RunResult, output_folder, run_slides
+from wsi_pipeline.results import write_rows
 from wsi_pipeline.segmentation.options import PredictOptions, SegmentJob
 from wsi_pipeline.segmentation.stage import FOLDER, load, windows_of
 from wsi_pipeline.slide_work import SlideJob
@@ -70,20 +69,12 @@ def write_tables(out: Path) -> None:
         lesions += [{"slide_id": found["slide_id"], **row} for row in rows]
     write_rows(out / "segmentation.csv", slides)
     scores = [{"slide": row["slide_id"], "score": f"{row['score']:.9g}"} for row in slides]
-    write_rows(out / FOLDER / "scores.csv", scores)
+    write_rows(out / FOLDER / SCORES, scores)
     nodes = [
         {"patient": f"{row['slide_id']}.tif", "diameter_mm": f"{row['largest_diameter_mm']:.4f}"}
         for row in slides
         if NODE_NAME.fullmatch(row["slide_id"])
     ]
     if nodes:
-        write_rows(out / FOLDER / "nodes.csv", nodes)
+        write_rows(out / FOLDER / NODES, nodes)
     write_rows(out / "lesions.csv", lesions)
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a CSV, whole or not at all; of no row only a column slide_id."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["slide_id"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

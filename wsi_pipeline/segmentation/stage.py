@@ -31,6 +31,7 @@ from tiling.store import SlideStore, check_source, open_store
 from tiling.tiles import TileGeometry, TileStatus, read_tiles
 from tiling.tissue import TissueMask, tissue_mask
 from tiling.windows import Blender, WindowGrid, window_grid
+from wsi_pipeline.camelyon.files import DETECTIONS
 from wsi_pipeline.errors import UsageError
 from wsi_pipeline.results import write_json
 from wsi_pipeline.segmentation.options import PredictOptions
@@ -47,7 +48,8 @@ MEASURED_PX = 1 << 24
 """Pixels of the level that lesions are measured on, at most."""
 DETECTION_UM = 8.0
 """Size of the map's pixels on which points are found: level 5 of a slide of 0.25 µm."""
-FOLDER, DETECTIONS = "segmentations", "detections"
+FOLDER = "segmentations"
+"""What is written of each slide, beside the stores; holds what `wsi camelyon` reads too."""
 _loading, _drawing = threading.Lock(), threading.Lock()
 
 OnWindows = Callable[[int, int], None]

@@ -9,7 +9,13 @@ from pathlib import Path
 from shapely import MultiPolygon
 
 from tiling.annotation_files import read_annotations
-from tiling.annotations import EXCLUDED_GROUPS, TUMOUR_GROUPS, AnnotationError, tumour_area
+from tiling.annotations import (
+    EXCLUDED_GROUPS,
+    TUMOUR_GROUPS,
+    AnnotationError,
+    UnknownGroupError,
+    tumour_area,
+)
 from tiling.readers.kinds import is_zarr
 from tiling.region_masks import ImageMask, OutlineMask, RegionMask
 from wsi_pipeline.errors import UsageError
@@ -87,9 +93,10 @@ def read_truth(
             excluded=options.outside or EXCLUDED_GROUPS - set(options.inside),
         )
         return OutlineMask(area, size)
+    except UnknownGroupError as err:
+        raise AnnotationError(f"{path.name}: {err}; pass --inside and --outside") from err
     except AnnotationError as err:
-        text = str(err).replace("pass tumour= and excluded=", "pass --inside and --outside")
-        raise AnnotationError(f"{path.name}: {text}") from err
+        raise AnnotationError(f"{path.name}: {err}") from err
 
 
 def _is_outline(path: Path) -> bool:

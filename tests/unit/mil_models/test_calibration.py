@@ -6,14 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mil_models.calibration import (
+    ByParts,
     Isotonic,
     Method,
-    OperatingPoint,
     Temperature,
     brier_score,
     calibration_error,
@@ -22,8 +20,6 @@ from mil_models.calibration import (
     fit,
     fit_isotonic,
     fit_temperature,
-    for_card,
-    operating_point,
     reliability,
 )
 from mil_models.errors import CalibrationError
@@ -164,103 +160,18 @@ def test_one_class_cannot_calibrate() -> None:
         cross_fitted("isotonic", np.array([0, 1]), np.array([[0.5, 0.5]] * 2), ["p", "p"])
 
 
-@pytest.mark.parametrize(
-    ("rule", "at_least", "threshold", "sensitivity", "specificity"),
-    [
-        ("youden", 0.95, 0.65, 2 / 3, 1.0),
-        ("sensitivity", 0.9, 0.35, 1.0, 1 / 3),
-        ("specificity", 0.5, 0.65, 2 / 3, 1.0),
-        ("specificity", 0.3, 0.35, 1.0, 1 / 3),
-        ("specificity", 1.0, 0.65, 2 / 3, 1.0),
-    ],
-)
-def test_operating_points_by_hand(
-    rule: str, at_least: float, threshold: float, sensitivity: float, specificity: float
-) -> None:
-    """Scores 0.9 and 0.8 (positive), 0.5 (negative), 0.4 (negative, positive), 0.3 (negative).
-
-    The threshold stands halfway between the lowest score called positive and the next.
-    """
-    scores = np.array([0.9, 0.8, 0.5, 0.4, 0.4, 0.3])
-    positive = np.array([True, True, False, False, True, False])
-    found = operating_point(positive, scores, rule=rule, at_least=at_least)  # type: ignore[arg-type]
-    assert (found.threshold, found.sensitivity, found.specificity) == pytest.approx(
-        (threshold, sensitivity, specificity)
-    )
-    again = OperatingPoint.from_dict(json.loads(json.dumps(found.to_dict())))
-    assert again == found
-
-
-@given(
-    st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=2, max_size=25),
-    st.sampled_from(["youden", "sensitivity", "specificity"]),
-    st.floats(0.05, 1),
-)
-@settings(max_examples=80, deadline=None)
-def test_an_operating_point_does_what_it_says(
-    slides: list[tuple[bool, int]], rule: str, at_least: float
-) -> None:
-    positive = np.array([p for p, _ in slides])
-    scores = np.array([s / 8 for _, s in slides])
-    if positive.all() or not positive.any():
-        with pytest.raises(CalibrationError, match="both classes"):
-            operating_point(positive, scores)
-        return
-    found = operating_point(positive, scores, rule=rule, at_least=at_least)  # type: ignore[arg-type]
-    called = found.is_positive(scores)
-    assert found.sensitivity == pytest.approx(called[positive].mean())
-    assert found.specificity == pytest.approx(1 - called[~positive].mean())
-    for cut in [*np.unique(scores), 2.0]:  # no other threshold is better by the rule
-        sens, spec = (scores >= cut)[positive].mean(), 1 - (scores >= cut)[~positive].mean()
-        if rule == "youden":
-            assert found.sensitivity + found.specificity >= sens + spec - 1e-9
-        elif rule == "sensitivity":
-            assert found.sensitivity >= at_least - 1e-9
-            assert sens < at_least - 1e-9 or spec <= found.specificity + 1e-9
-        else:
-            assert found.specificity >= at_least - 1e-9
-            assert spec < at_least - 1e-9 or sens <= found.sensitivity + 1e-9
-
-
-def test_a_rule_that_does_not_exist() -> None:
-    with pytest.raises(ValueError, match="use youden, sensitivity, specificity"):
-        operating_point(np.array([True, False]), np.array([1.0, 0]), rule="best")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at_least=1.5"):
-        operating_point(np.array([True, False]), np.array([1.0, 0]), at_least=1.5)
-
-
-def test_a_card_holds_what_out_of_fold_scores_tell() -> None:
-    """Overconfident by a factor of 3: the temperature is about 3, the operating point follows."""
-    rng = np.random.default_rng(0)
-    logits = rng.normal(size=400)
-    targets = (rng.random(400) < 1 / (1 + np.exp(-logits))).astype(np.int64)
-    positive = 1 / (1 + np.exp(-3 * logits))
-    scores = np.stack([1 - positive, positive], axis=1)
-    found = for_card(targets, scores)
-    fitted = calibration_from_dict(found["calibration"])
-    assert isinstance(fitted, Temperature)
-    assert 2 < fitted.temperature < 4.5
-    point = OperatingPoint.from_dict(found["operating_point"])
-    calibrated = fitted.apply(scores)[:, 1]
-    called = point.is_positive(calibrated)
-    assert called[targets == 1].mean() == pytest.approx(point.sensitivity)
-    assert "reason" not in found
-
-
-def test_a_card_says_why_scores_stay_as_they_are() -> None:
-    rng = np.random.default_rng(1)
-    targets = np.repeat([0, 1], 30)
-    positive = np.where(targets == 1, rng.uniform(0.6, 0.9, 60), rng.uniform(0.1, 0.4, 60))
-    scores = np.stack([1 - positive, positive], axis=1)
-    never_wrong = for_card(targets, scores)
-    assert never_wrong["calibration"] is None
-    assert "never wrong" in never_wrong["reason"]
-    assert never_wrong["operating_point"]["sensitivity"] == 1.0
-    few = for_card(targets[25:35], scores[25:35])
-    assert (few["calibration"], few["reason"]) == (
-        None, "a class has 5 slides that were tested; 10 are needed",
-    )  # fmt: skip
-    assert few["operating_point"] is not None
-    assert for_card(targets, scores, method="none")["reason"] == "not asked for"
-    nothing = for_card(np.zeros(0, np.int64), np.zeros((0, 2)))
-    assert (nothing["calibration"], nothing["operating_point"]) == (None, None)
+def test_parts_are_calibrated_each_by_itself() -> None:
+    """A label, three classes, and a value that is no probability."""
+    scores = np.array([[0.8, 0.7, 0.2, 0.1, -4.0], [0.3, 0.2, 0.2, 0.6, 9.0]])
+    two, three = Temperature(2.0), Temperature(0.5)
+    parts = ByParts(((1, two), (3, three), (1, None)))
+    again = calibration_from_dict(json.loads(json.dumps(parts.to_dict())))
+    assert again == parts
+    found = again.apply(scores)
+    label = np.sqrt(0.8) / (np.sqrt(0.8) + np.sqrt(0.2))  # odds to the power of 1/2
+    assert found[0, 0] == pytest.approx(label)
+    assert found[:, 1:4] == pytest.approx(three.apply(scores[:, 1:4]))
+    assert found[:, 4].tolist() == [-4.0, 9.0]
+    nested = {"method": "parts", "parts": [{"columns": 1, "calibration": parts.to_dict()}]}
+    with pytest.raises(CalibrationError, match="no calibration"):
+        calibration_from_dict(nested)

@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import CensoredData, logrank
 
 from mil_models.answers import ClassAnswers, LabelAnswers, SurvivalAnswers
-from mil_models.calibration import OperatingPoint
 from mil_models.evaluation import (
     EvaluationOptions,
     evaluate_answers,
@@ -15,6 +14,7 @@ from mil_models.evaluation import (
     risk_groups,
     roc_points,
 )
+from mil_models.operating_point import OperatingPoint
 
 OPTIONS = EvaluationOptions(resamples=100)
 
@@ -103,6 +103,19 @@ def test_labels_of_one_value_have_no_curve() -> None:
     one = LabelAnswers("multilabel", ("a", "b"), np.array([[1, 1], [0, np.nan]]),
                        np.array([[0.9, 0.5], [0.1, 0.5]]))  # fmt: skip
     assert list(roc_points(one)) == ["a"]
+
+
+def test_each_label_is_calibrated_where_it_is_known() -> None:
+    """Label a as the two classes that it is; b is known of no absent slide."""
+    two = answers(80, sharp=3.0)
+    targets = np.stack([two.targets, np.where(two.targets == 1, 1.0, np.nan)], axis=1)
+    both = LabelAnswers("multilabel", ("a", "b"), targets, two.scores[:, [1, 1]])
+    patients = [f"p{i}" for i in range(80)]
+    found = evaluate_answers(both, patients, options=OPTIONS)["labels"]
+    plain = evaluate_answers(two, patients, options=OPTIONS)
+    assert found["a"] == {k: plain[k] for k in ("calibration", "operating_point")}
+    assert found["b"]["operating_point"]["chosen"] is None
+    assert found["b"]["calibration"]["temperature"] is None
 
 
 def test_risk_groups_are_parted_at_the_median() -> None:

@@ -103,6 +103,13 @@ def test_hits_of_lesions_isolated_cells_and_nothing() -> None:
     assert (found.lesions, found.hits, found.detections) == (1, 1, 6)
 
 
+def test_a_score_of_0_finds_nothing() -> None:
+    """The program keeps the highest score of a lesion from 0 on: 0 is not above it."""
+    at = Lesions(np.array([[1, 0]], np.int32), 1, ())
+    found = hits_of(np.zeros(2), np.array([0, 40]), np.zeros(2, np.int64), at)
+    assert (found.hits, found.false_positives.tolist()) == (0, [0.0])
+
+
 def test_no_detection_is_a_score_of_0_and_no_lesion_is_refused() -> None:
     empty = np.zeros(0)
     assert froc([SlideHits(0, empty, np.array([np.nan]))]).score == 0

@@ -34,6 +34,12 @@ def test_stages(nodes: str, stage: str) -> None:
     assert patient_stage([names[n] for n in nodes.split()]) == stage
 
 
+def test_without_draws_there_is_no_interval() -> None:
+    stages = {"a": "pN0", "b": "pN2"}
+    found = stage_agreement(stages, stages, resamples=0)
+    assert (found.kappa, found.interval) == (1.0, None)
+
+
 def test_kappa_by_hand() -> None:
     """One of four off by two grades: observed 4, expected by chance (sum of r_i c_j d^2) / 4."""
     truth = {"a": "pN0", "b": "pN0", "c": "pN1mi", "d": "pN1mi"}

@@ -364,7 +364,7 @@ def test_several_classes(
     stores = make_stores(9)
     text = HEADER + "".join(f"{s.slide_id},p{i},c{i % 3}\n" for i, s in enumerate(stores))
     labels = write_labels(text)
-    with pytest.raises(LabelTableError, match=r"3 classes \(c0, c1, c2\): use --task multiclass"):
+    with pytest.raises(LabelTableError, match=r"3 classes \(c0, c1, c2\); correct the table"):
         train(stores, labels, tmp_path / "m", folds=3, epochs=2)
     result = train(stores, labels, tmp_path / "m", task="multiclass", folds=3, epochs=2)
     assert 0 <= result.metrics["auroc"] <= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb">]><ASAP_Annotations>&b;</ASAP_Annotations
         ("a.json", '{"positive": 3}', "positive is no list"),
         ("a.json", '{"positive": [{"name": "x"}]}', "positive[0] has no vertices"),
         ("a.json", '{"positive": [{"vertices": [[1]]}]}', "a vertex is"),
+        ("a.json", '{"positive": [{"vertices": [[1], [2]]}]}', "a vertex is not x and y"),
         ("a.json", '{"positive": [{"vertices": [[1, NaN]]}]}', "a vertex is NaN"),
         ("a.geojson", '{"type": "FeatureCollection"}', "features is no list"),
         ("a.geojson", '[{"type": "Feature", "geometry": null}]', "features[0] has no geometry"),
@@ -185,3 +188,13 @@ def test_bad_files(tmp_path: Path, name: str, content: str, message: str) -> Non
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match="cannot be read"):
         read_annotations(tmp_path / "none.xml")
+
+
+def test_the_garbage_collector_is_as_before_whatever_was_read(tmp_path: Path) -> None:
+    """It is off while JSON is parsed: also a broken file leaves it as it was."""
+    path = tmp_path / "a.geojson"
+    for content in ("[]", "{", "3"):
+        path.write_text(content)
+        with contextlib.suppress(AnnotationError):
+            read_annotations(path)
+        assert gc.isenabled()

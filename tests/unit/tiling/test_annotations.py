@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import shapely
-from shapely import MultiPolygon
+from shapely import MultiPolygon, box
 
 from tiling import open_slide
 from tiling.annotation_files import read_annotations
@@ -185,7 +185,10 @@ def test_a_mask_pyramid_is_read_back_by_the_slide_reader(tmp_path: Path) -> None
             np.testing.assert_array_equal(pixels, area_mask(area, size, downsample) * 255)
     for bad in ({"downsamples": (4, 1)}, {"size": (0, 5)}):
         with pytest.raises(ValueError, match="must"):
-            write_mask(tmp_path / "n.tif", area, **{"size": (9, 9), "mpp": None} | bad)
+            write_mask(tmp_path / "n.tif", MultiPolygon(), **{"size": (9, 9), "mpp": None} | bad)
+    with pytest.raises(AnnotationError, match="outlines lie outside the slide"):
+        write_mask(tmp_path / "n.tif", MultiPolygon([box(20, 0, 30, 9)]), (9, 9), mpp=None)
+    assert not (tmp_path / "n.tif").exists()
 
 
 @pytest.mark.parametrize("slide", ["tumor_001", "tumor_054", "tumor_003"])

@@ -139,8 +139,8 @@ def test_masks_of_0_1_2_name_the_flag(small: Path, capsys: Capture) -> None:
         ("nan,1,1", "line 1: 'nan,1,1' holds NaN"),
         ("0.5,1", "line 1: 2 columns; needed are probability,x,y"),
         ("1.5,1,1", "line 1: the probability is 1.5, not between 0 and 1"),
-        ("0.5,3200,0", "line 1: (3200, 0) lies outside the slide of 3200 x 2560 px"),
-        ("0.5,0,2560", "line 1: (0, 2560) lies outside"),
+        ("0.5,3231,0", "line 1: (3231, 0) lies outside the slide of 3231 x 2591 px"),
+        ("0.5,0,2591", "line 1: (0, 2591) lies outside"),
         ("0.5,-1,0", "line 1: (-1, 0) lies outside"),
     ],
 )
@@ -197,6 +197,26 @@ def test_slides_and_masks_that_do_not_fit(small: Path, capsys: Capture) -> None:
     assert "no such folder of masks" in refused(
         capsys, "froc", "--detections", small / "detections", "--masks", small / "none"
     )
+
+
+def test_names_may_differ_by_capitals(small: Path, capsys: Capture) -> None:
+    """The challenge has Test_001_Mask.tif, and test_001 in its reference."""
+    expected = found(capsys, "froc", *folders(small))
+    (small / "masks" / "test_001.png").rename(small / "masks" / "Test_001_Mask.png")
+    assert found(capsys, "froc", *folders(small)) == expected
+    reference = small / "reference.csv"
+    reference.write_text("TEST_001.tif,Tumor\nNormal_001.tif,Normal\nTest_002,Normal\n")
+    flags = [*folders(small), "--reference", reference]
+    assert found(capsys, "froc", *flags, "--exclude", "test_002")["curve"] == expected["curve"]
+    reference.write_text("test_001,Tumor\nTest_001,Tumor\nnormal_001,Normal\n")
+    assert "reference.csv: names that differ by capitals only" in refused(capsys, "froc", *flags)
+
+
+def test_a_detection_in_the_pixels_that_a_mask_rounds_off(small: Path, capsys: Capture) -> None:
+    """A slide of 3231 px has 100 at level 5: its last column is the mask's last one."""
+    (small / "detections" / "test_001.csv").write_text("0.9,800,480\n0.4,3230,2590\n")
+    got = found(capsys, "froc", *folders(small))
+    assert got["slides"]["test_001"]["n_false_positives"] == 1
 
 
 def test_no_lesion_is_no_froc(small: Path, capsys: Capture) -> None:
@@ -268,6 +288,12 @@ def test_bad_nodes(
     assert message in refused(capsys, "stage", path)
 
 
+def test_a_table_of_nodes_without_a_header(tmp_path: Path, capsys: Capture) -> None:
+    table = write(tmp_path / "nodes.csv", nodes(*["micro"] * 5))
+    message = refused(capsys, "stage", table)
+    assert "the first line names no column stage, nor diameter_mm; it is patient_000" in message
+
+
 def test_nodes_by_size(tmp_path: Path, capsys: Capture) -> None:
     sizes = nodes("0", "0.19", "0.2", "2.5", "0.5")
     rows = [(*row, cells) for row, cells in zip(sizes, ["", "", "", "", "150"], strict=True)]
@@ -277,7 +303,7 @@ def test_nodes_by_size(tmp_path: Path, capsys: Capture) -> None:
         "pN1", "negative", "itc", "micro", "macro", "itc",
     ]  # fmt: skip
     write(path, [("patient", "diameter_mm"), ("patient_0_node_0.tif", "big")])
-    assert "line 2: could not convert string to float: 'big'" in refused(capsys, "stage", path)
+    assert "line 2: diameter_mm is 'big' and cells ''; numbers" in refused(capsys, "stage", path)
 
 
 def test_bad_stages(tmp_path: Path, capsys: Capture) -> None:

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from tiling import open_store, read_annotations, tumour_area
+from tiling.annotation_files import write_annotations
+from tiling.annotations import Annotation
 from tiling.region_masks import ImageMask, OutlineMask
 from wsi_pipeline.cli import run_tokens
 
@@ -68,6 +70,24 @@ def test_the_tiles_of_a_store(tmp_path: Path, tissue_path: Path) -> None:
         assert mask.mode == "1"
     square(tmp_path / "other.json", 0, 0, 9)
     assert labels(tmp_path / "other.json", *flags) == 2
+
+
+def test_outlines_of_another_slide_or_group_are_named(
+    tmp_path: Path, tissue_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_tokens(["tile", str(tissue_path), "-o", str(tmp_path / "out"), "--mpp", "0.5",
+                       "--tile-px", "400", "--progress", "none"]) == 0  # fmt: skip
+    square(tmp_path / "tissue.json", 2100, 0, 9)
+    flags = ["-o", tmp_path / "l", "--stores", tmp_path / "out"]
+    assert labels(tmp_path / "tissue.json", *flags) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "tissue.json: 1 of 1 outlines lie outside the slide" in message
+    stroma = Annotation("a", "Stroma", "polygon", np.array([[0.0, 0], [9, 0], [9, 9]]))
+    write_annotations(tmp_path / "b.xml", [stroma])
+    assert labels(tmp_path / "b.xml", "-o", tmp_path / "l") == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "b.xml: a: group 'Stroma' is neither tumour nor excluded" in message
+    assert "rename the group" in message
 
 
 @pytest.mark.parametrize(("form", "name"), [("tiff", "a.tif"), ("ome-zarr", "a.ome.zarr")])
