@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from wsi_pipeline.cli_flags import Out, SlideMpp, Slides, Stores, examples
+from wsi_pipeline.cli_flags import Flag, Out, SlideMpp, Slides, Stores, examples
 from wsi_pipeline.config import (
     BatchOptions,
     EncoderOptions,
@@ -156,7 +156,7 @@ def run(
     tiles: TileOptions = TileOptions(),
     encoder: EncoderOptions = EncoderOptions(),
     batch: BatchOptions = BatchOptions(),
-    live: Annotated[bool, Parameter(negative="")] = False,
+    live: Annotated[bool, Flag] = False,
 ) -> int:
     """Do all of it: tiles, embeddings, scores, heatmaps and one page about every slide.
 

@@ -1,12 +1,10 @@
-"""What of a challenge lies in a folder, as it is downloaded: slides, masks, outlines, tables."""
+"""What of a challenge lies in a folder, what is wrong with it, and a manifest of what is right."""
 
 from __future__ import annotations
 
 import csv
-import os
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +13,28 @@ from tiling.atomic import replacing
 from tiling.errors import WSIError
 from tiling.readers.tiff_extent import missing_bytes
 from tiling.slide import open_slide
+from wsi_pipeline.camelyon.archive_files import Found, look_below
 from wsi_pipeline.camelyon.challenges import (
     CHALLENGES,
     DUPLICATES,
-    NAMES,
     NOT_EXHAUSTIVE,
     REMARKS,
     Challenge,
     PublishedSlide,
     center_of,
+    challenge_of,
     published_slides,
     site_of,
 )
 from wsi_pipeline.camelyon.errors import ChallengeTableError
-from wsi_pipeline.camelyon.masks import MASK_NAME
-from wsi_pipeline.camelyon.masks import SUFFIXES as MASK_SUFFIXES
 from wsi_pipeline.camelyon.tables import few, read_reference, read_rows, read_table, slide_name
 from wsi_pipeline.errors import UsageError
 
-SLIDE_SUFFIXES = (".tif", ".tiff")
-ANNOTATION_SUFFIXES = (".xml", ".json", ".geojson")
 IS_TUMOUR = {"negative": "normal", **dict.fromkeys(NODE_CLASSES[1:], "tumor")}
 COLUMNS = (
     "path", "slide_id", "patient_id", "label", "split", "site", "node_class", "stage", "mask",
     "annotation", "exhaustive",
 )  # fmt: skip
-
-
-@dataclass(slots=True)
-class Found:
-    """Files of one challenge by slide: paths, or ``archive.zip/member`` inside a zip file."""
-
-    slides: dict[str, list[Path]] = field(default_factory=dict)
-    masks: dict[str, Path] = field(default_factory=dict)
-    annotations: dict[str, str] = field(default_factory=dict)
-    zipped: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +127,7 @@ def check_archive(
     """
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder")
-    found, tables = _look(root)
+    found, tables = look_below(root)
     cleaned = None if labels is None else read_classes(labels)
     reports = []
     for challenge in CHALLENGES:
@@ -207,61 +192,6 @@ def read_classes(path: Path) -> dict[str, str]:
     if not found:
         raise ChallengeTableError(f"{path.name}: no slide in it")
     return found
-
-
-def _look(root: Path) -> tuple[dict[Challenge, Found], dict[str, list[Path]]]:
-    """Return the files of each challenge below `root`, and the CSV tables by name."""
-    found: dict[Challenge, Found] = {name: Found() for name in CHALLENGES}
-    tables: dict[str, list[Path]] = {}
-    for path in _files(root):
-        suffix, stem = path.suffix.lower(), path.stem.lower()
-        if suffix == ".csv":
-            tables.setdefault(path.name.lower(), []).append(path)
-        elif suffix == ".zip":
-            _look_into(path, found)
-        else:
-            match = MASK_NAME.fullmatch(stem)
-            slide = match["slide"] if match else stem
-            challenge = _challenge_of(slide)
-            if challenge is None:
-                continue
-            here = found[challenge]
-            in_masks = slide != stem or "mask" in path.parent.name.lower()
-            if suffix in ANNOTATION_SUFFIXES:
-                here.annotations[slide] = str(path)
-            elif suffix in MASK_SUFFIXES and (in_masks or suffix == ".png"):
-                here.masks[slide] = path
-            elif suffix in SLIDE_SUFFIXES:
-                here.slides.setdefault(slide, []).append(path)
-    return found, tables
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.endswith(".zarr") and f[0] != ".")
-        yield from (Path(place) / name for name in sorted(names) if name[0] != ".")
-
-
-def _look_into(path: Path, found: Mapping[Challenge, Found]) -> None:
-    """Note the outlines, masks and slides inside a zip file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        names = []
-    for name in names:
-        inner = Path(name)
-        challenge = _challenge_of(inner.stem.lower())
-        if challenge is None:
-            continue
-        if inner.suffix.lower() in ANNOTATION_SUFFIXES:
-            found[challenge].annotations.setdefault(inner.stem.lower(), f"{path}/{name}")
-        elif inner.suffix.lower() in SLIDE_SUFFIXES and "mask" not in str(path).lower():
-            found[challenge].zipped[inner.stem.lower()] = path
-
-
-def _challenge_of(name: str) -> Challenge | None:
-    return next((c for c, pattern in NAMES.items() if pattern.fullmatch(name)), None)
 
 
 def _table(
@@ -355,7 +285,7 @@ def _row(
     findings: list[Finding],
 ) -> SlideRow | None:
     """Return a slide's row of the manifest; None where its file cannot be used."""
-    name, challenge = slide.slide_id, _challenge_of(slide.slide_id)
+    name, challenge = slide.slide_id, challenge_of(slide.slide_id)
     try:
         if not path.stat().st_size:
             raise UsageError("0 bytes: the download failed")

@@ -83,6 +83,11 @@ def _slide(
     return PublishedSlide(name, name, split, label)
 
 
+def challenge_of(name: str) -> Challenge | None:
+    """Return the challenge whose slides are named so; None for no slide of either."""
+    return next((c for c, pattern in NAMES.items() if pattern.fullmatch(name)), None)
+
+
 def center_of(slide_id: str) -> str:
     """Return the medical centre of a training slide of CAMELYON17: 20 patients each, in order.
 

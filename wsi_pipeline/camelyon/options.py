@@ -17,8 +17,8 @@ class DetectOptions:
     threshold
         Probability from which a cell of the map is tumour.
     method
-        components: a detection for each connected part. nms: for each maximum that no higher one
-        lies near.
+        components: a detection for each connected part; lesions that touch in the map are one.
+        nms: for each maximum that no higher one lies near; finds each of these, and alarms more.
     min_area_mm2
         Components below it are left out.
     radius_um
