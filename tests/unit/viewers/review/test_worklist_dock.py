@@ -103,7 +103,7 @@ def test_enter_on_a_row_shows_it_and_the_review_dock_follows(dock: Any, qtbot: A
     QTest.keyClick(dock.table, Qt.Key.Key_Return)
     qtbot.waitUntil(lambda: review.store is not None and review.store.slide_id == "b")
     assert "<b>tumor 0.900</b>" in review.score.text()
-    tabs = dock.viewer.window._qt_window.tabifiedDockWidgets(review.parentWidget())
+    tabs = dock.window().tabifiedDockWidgets(review.parentWidget())
     assert [tab.widget() for tab in tabs] == [dock]  # tabs: one above the other none has room
     review.close()
 
