@@ -20,6 +20,8 @@ GRACE_S = 0.4
 """Seconds from being asked to end until being killed."""
 RATE_WINDOW_S = 20.0
 """Seconds over which the speed is measured."""
+LEAST_S = 0.5
+"""Over less nothing is measured: two blocks may end at the same moment."""
 KEPT_LINES = 40
 
 Event = dict[str, Any]
@@ -139,8 +141,8 @@ class RunProgress:
 
     @property
     def tiles_per_s(self) -> float | None:
-        """Speed over the last seconds; None until two counts were heard."""
-        if len(self._seen) < 2 or self._seen[-1][0] <= self._seen[0][0]:
+        """Speed over the last seconds; None until two counts were heard, some time apart."""
+        if len(self._seen) < 2 or self._seen[-1][0] - self._seen[0][0] < LEAST_S:
             return None
         (start, first), (end, last) = self._seen[0], self._seen[-1]
         return (last - first) / (end - start)

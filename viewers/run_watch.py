@@ -31,7 +31,7 @@ class Growth:
     done
         How many tiles are embedded.
     layers
-        The tiles that are done, and the attention over them where the run scores what it has.
+        The attention so far, where the run scores what it has; else the tiles that are done.
     text
         The score so far; "" without one.
     """
@@ -81,10 +81,9 @@ class RunWatch:
         self._seen = seen
         if self._grid is None:
             self._grid = store.grid
-        layers = [_done_layer(store, self._grid, done)]
         if said is None:
-            return Growth(seen[0], layers, "")
-        layers.append(_growing_layer(store, self._grid, said))
+            return Growth(seen[0], [_done_layer(store, self._grid, done)], "")
+        layers = [_growing_layer(store, self._grid, said)]
         scores = " · ".join(f"{name} {score:.3f}" for name, score in said.scores.items())
         return Growth(seen[0], layers, f"{scores} from {seen[1]} tiles so far")
 

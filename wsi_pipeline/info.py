@@ -6,8 +6,8 @@ from typing import Any
 
 from tiling.resolution import objective_power
 from tiling.slide import open_slide
+from tiling.slide_folder import slide_name
 from tiling.urls import public_url
-from wsi_pipeline.manifest import slide_name
 
 
 def slide_info(path: str, *, reader: str = "auto", mpp: float | None = None) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject
-from qtpy.QtWidgets import QWidget
+from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from viewers.napari_plugin.scene import MINIMUM_WIDTH, told
 
@@ -41,7 +41,21 @@ class Dock(QWidget):
         if frame is not self and frame is not self._frame:
             self._frame = frame
             frame.installEventFilter(self)
+            QTimer.singleShot(0, self, self._share_place)
         super().showEvent(event)
+
+    def _share_place(self) -> None:
+        """Be a tab beside the docks of this kind: one above the other none has room."""
+        own, frame = self.parentWidget(), self._frame
+        if not isinstance(own, QDockWidget) or not isinstance(frame, QMainWindow):
+            return
+        others = [
+            dock for dock in frame.findChildren(QDockWidget)
+            if dock is not own and isinstance(dock.widget(), Dock) and not dock.isFloating()
+        ]  # fmt: skip
+        if others:
+            frame.tabifyDockWidget(others[-1], own)
+            own.raise_()
 
     def changeEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
         """End where napari takes the dock out of its window."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.qt.threading import thread_worker
+from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import (
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 STEPS = 100
 BAR_PX = (220, 14)
 COPY_OF = "side-by-side copy"
+TISSUE, OUTLINE_COLOUR, OUTLINE_UM = "tissue outline", "#00c853", 8.0
+"""The line is as wide as a pixel of the mask."""
 
 
 class OverlayDock(QWidget):
@@ -51,6 +56,7 @@ class OverlayDock(QWidget):
         self.score = QLabel()
         self.score.setWordWrap(True)
         self.toggle = QPushButton("Hide or show all")
+        self.tissue = QCheckBox("tissue outline")
         self.side_by_side = QCheckBox("models side by side")
         self._lay_out()
         self._connect()
@@ -62,6 +68,7 @@ class OverlayDock(QWidget):
         self.scale.setToolTip("percentile: the rank among the slide's tiles; raw: as stored")
         self.threshold.setToolTip("what lies below is clear; the other colours stay as they are")
         self.side_by_side.setToolTip("each model's attention in a field of its own, moved together")
+        self.tissue.setToolTip("where tissue was found; the slide is looked at for it")
         form = QFormLayout()
         form.addRow("Overlay", self.which)
         form.addRow("", self.visible)
@@ -80,6 +87,7 @@ class OverlayDock(QWidget):
         layout.addWidget(self.score)
         layout.addWidget(self.value)
         layout.addWidget(self.toggle)
+        layout.addWidget(self.tissue)
         layout.addWidget(self.side_by_side)
         layout.addStretch()
 
@@ -91,6 +99,7 @@ class OverlayDock(QWidget):
         self.threshold.valueChanged.connect(self._apply)
         self.opacity.valueChanged.connect(self._apply)
         self.toggle.clicked.connect(self.toggle_all)
+        self.tissue.clicked.connect(self._set_tissue)
         self.side_by_side.clicked.connect(self._set_side_by_side)
         self._viewer.layers.events.inserted.connect(self.refresh)
         self._viewer.layers.events.removed.connect(self.refresh)
@@ -123,12 +132,35 @@ class OverlayDock(QWidget):
 
     def toggle_all(self) -> None:
         """Hide the overlays that are shown, or show again what was hidden so."""
-        visible = [layer for layer in self.overlays() if layer.visible]
+        visible = [layer for layer in [*self.overlays(), *self._outlines()] if layer.visible]
         if visible:
             self._hidden = visible
         for layer in visible or [h for h in self._hidden if h in self._viewer.layers]:
             layer.visible = not visible
         self._show_settings()
+
+    def _outlines(self) -> list[Any]:
+        return [x for x in self._viewer.layers if x.metadata.get("kind") == TISSUE]
+
+    def _set_tissue(self, is_on: bool) -> None:
+        """Show the tissue's outline, which a thread finds, or take it away."""
+        for layer in self._outlines():
+            self._viewer.layers.remove(layer)
+        slides = [x for x in self._viewer.layers if x.metadata.get("kind") == "slide"]
+        if not is_on or not slides:
+            self.tissue.setChecked(False)
+            return
+        said = slides[0].metadata
+        worker = thread_worker(_found_tissue)(said["path"], said.get("mpp"))
+        worker.returned.connect(partial(self._show_tissue, slides[0]))
+        worker.start()
+
+    def _show_tissue(self, slide: Any, found: list[Any] | str) -> None:
+        if isinstance(found, str):
+            show_error(found)
+            self.tissue.setChecked(False)
+        elif self.tissue.isChecked() and slide in self._viewer.layers:
+            add_outlines(self._viewer, slide, found)
 
     def _set_visible(self, is_on: bool) -> None:
         layer = self.current()
@@ -224,6 +256,31 @@ class OverlayDock(QWidget):
         viewer.canvas.grid.stride = 2
         viewer.canvas.grid.enabled = True
         self.refresh()
+
+
+def add_outlines(viewer: Viewer, slide: Any, rings: list[Any]) -> Any:
+    """Draw rings, level-0 px (y, x), over a slide, and leave the slide selected."""
+    scale = slide.scale[-2:]
+    active = viewer.layers.selection.active
+    layer = viewer.add_shapes(
+        rings, ndim=2, shape_type="path", name=TISSUE, edge_color=OUTLINE_COLOUR,
+        face_color="transparent", edge_width=OUTLINE_UM / float(scale[0]), scale=scale,
+        translate=slide.translate[-2:] - scale / 2, units=slide.units[-2:], affine=slide.affine,
+        metadata={"kind": TISSUE},
+    )  # fmt: skip
+    viewer.layers.selection.active = active
+    return layer
+
+
+def _found_tissue(path: str, mpp: Any) -> list[Any] | str:
+    """Return the rings, or in words why there are none."""
+    from tiling.errors import WSIError
+    from viewers.tissue_outline import tissue_outlines
+
+    try:
+        return tissue_outlines(path, mpp) or f"{path}: no tissue was found"
+    except (WSIError, OSError) as err:
+        return str(err)
 
 
 def _copy(viewer: Viewer, slide: Any) -> Any:

@@ -228,6 +228,9 @@ class RunDock(Dock):
         self.done, self._score = found.done, found.text
         for data in found.layers:
             self._put(data)
+        names = {data[1]["name"] for data in found.layers}
+        for layer in [v for v in self._growing() if v.name not in names]:
+            self.viewer.layers.remove(layer)
 
     def _put(self, data: LayerData) -> None:
         """Add a layer, or let the one that is there grow; the reader's settings of it stay."""
@@ -273,8 +276,12 @@ class RunDock(Dock):
             show_info("The run is finished; it holds no new score.")
         else:
             said, layers = found
+            for layer in self.viewer.layers:  # or two maps would be seen one through the other
+                layer.visible &= layer.metadata.get("kind") != "overlay"
+            active = self.viewer.layers.selection.active
             for data in layers:
                 self.viewer.add_layer(Layer.create(*data))
+            self.viewer.layers.selection.active = active
             scores = " · ".join(f"{n} {v:.3f}" for n, v in said.scores.items())
             part = said.attrs.get("within")
             where = f" inside the outlines ({part['tiles']} tiles)" if part else ""

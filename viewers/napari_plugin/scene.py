@@ -100,9 +100,7 @@ def show_store(viewer: Viewer, store: SlideStore) -> None:
     """
     from napari.layers import Layer
 
-    for layer in list(viewer.layers):
-        if _is_slide(layer) or layer.metadata.get("store"):
-            viewer.layers.remove(layer)
+    remove_slides(viewer)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         made = [Layer.create(*data) for data in store_layers(store.path)]
@@ -118,6 +116,36 @@ def show_store(viewer: Viewer, store: SlideStore) -> None:
     if not slides:
         said = next((str(w.message) for w in caught), f"{store.slide_id}: its slide is not there")
         show_error(f"{said}. Put it back to {store.slide_path}, or review by the heatmap alone.")
+
+
+def show_slide(viewer: Viewer, slide_id: str, path: str) -> None:
+    """Show a slide that has no store, in place of what was shown of another slide.
+
+    Raises
+    ------
+    SlideError
+        It cannot be opened; what was shown stays.
+    """
+    from napari.layers import Layer
+
+    from viewers.napari_plugin.reader import attend, read_layers
+
+    data = read_layers(path)
+    remove_slides(viewer)
+    for one in data:
+        layer = Layer.create(*one)
+        layer.metadata["slide_id"] = slide_id
+        viewer.add_layer(layer)
+    attend(data)
+    viewer.reset_view()
+    viewer.title = f"{slide_id} · research use only"
+
+
+def remove_slides(viewer: Viewer) -> None:
+    """Remove all that came from a slide or a store."""
+    for layer in list(viewer.layers):
+        if _is_slide(layer) or layer.metadata.get("store"):
+            viewer.layers.remove(layer)
 
 
 def show_store_over(viewer: Viewer, store: SlideStore) -> None:

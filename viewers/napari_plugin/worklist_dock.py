@@ -1,65 +1,62 @@
-"""The dock that lists the slides of a run, the most urgent first."""
+"""The dock that lists the slides of a run, the most urgent first, or of a folder."""
 
 from __future__ import annotations
 
-import getpass
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari.qt.threading import thread_worker
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QCheckBox,
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QLineEdit,
     QPushButton,
-    QTableWidget,
-    QTableWidgetItem,
     QVBoxLayout,
-    QWidget,
 )
 
 from tiling.store import open_store
 from viewers.errors import ReviewError
+from viewers.napari_plugin.dock import Dock
 from viewers.napari_plugin.keys import tooltip
-from viewers.napari_plugin.scene import MINIMUM_WIDTH, show_store, shown_stores, told
+from viewers.napari_plugin.row_table import RowTable
+from viewers.napari_plugin.scene import show_slide, show_store, shown_stores, told, user_name
+from viewers.review.opened import note_opened
 from viewers.review.worklist import WorklistRow, filtered, next_unread, read_worklist
 
 if TYPE_CHECKING:
     import napari.viewer  # napari gives the viewer to what is annotated with this very name
 
 COLUMNS = ("slide", "score", "urgency", "answer", "read")
-WIDTHS = (60, 70, 90, 45)
+WIDTHS = {1: 60, 2: 70, 3: 90, 4: 45}
 NEXT_KEY = "Control-J"
+PLACE = "Output folder of `wsi run`, or a folder of slides"
 
 
-class WorklistDock(QWidget):
-    """Slides of a run by urgency: the score in units of the model's operating point.
+class WorklistDock(Dock):
+    """Slides of a run by urgency (score in units of the operating point), or of a folder by name.
 
     A double click, Enter or the key for the next unread slide shows it in place of the last one.
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
-        super().__init__()
-        self.viewer = viewer
+        super().__init__(viewer)
         self.rows: list[WorklistRow] = []
         self.visible_rows: list[WorklistRow] = []
         self.current = ""
         self._worker: Any = None
         self.folder = QLineEdit()
-        self.folder.setPlaceholderText("Output folder of `wsi run`")
-        self.folder.setToolTip("Output folder of `wsi run`; Enter reads it again")
+        self.folder.setPlaceholderText(PLACE)
+        self.folder.setToolTip(f"{PLACE}; Enter reads it again")
         self.folder.returnPressed.connect(self.read)
         choose = QPushButton("Open…")
-        choose.setToolTip("Choose the output folder of a run")
+        choose.setToolTip("Choose the output folder of a run, or a folder of slides")
         choose.clicked.connect(self._choose)
-        self.reader = QLineEdit(getpass.getuser())
+        self.reader = QLineEdit(user_name())
         self.reader.setToolTip("Whose verdicts count as read")
         self.reader.editingFinished.connect(self.read)
         self.search = QLineEdit()
@@ -71,13 +68,7 @@ class WorklistDock(QWidget):
         self.positive.setToolTip("Only slides at or above the operating point (0.5 without one)")
         for box in (self.unread, self.positive):
             box.toggled.connect(self._fill)
-        self.table = QTableWidget(0, len(COLUMNS))
-        self.table.setHorizontalHeaderLabels(COLUMNS)
-        self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        for column, width in enumerate(WIDTHS, start=1):
-            self.table.setColumnWidth(column, width)
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table = RowTable(COLUMNS, stretched=0, widths=WIDTHS)
         self.table.setToolTip("Double click or Enter shows the slide")
         self.table.cellActivated.connect(self._open_row)
         self.next_button = QPushButton("Next unread slide")
@@ -86,12 +77,11 @@ class WorklistDock(QWidget):
         self.count = QLabel()
         self.count.setWordWrap(True)
         self.count.setMinimumHeight(2 * self.fontMetrics().height())
-        self.setMinimumWidth(MINIMUM_WIDTH)
         place = QHBoxLayout()
         place.addWidget(self.folder, 1)
         place.addWidget(choose)
         form = QFormLayout()
-        form.addRow("Run", place)
+        form.addRow("Folder", place)
         form.addRow("Reader", self.reader)
         filters = QHBoxLayout()
         filters.addWidget(self.search, 1)
@@ -113,15 +103,17 @@ class WorklistDock(QWidget):
     def _on_next_key(self, _viewer: object) -> None:
         self.open_next()
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
+    def release_viewer(self) -> None:
         """Give the key back."""
         self.viewer.bind_key(NEXT_KEY, None)
+
+    def end_work(self) -> None:
+        """Let what is being read go."""
         if self._worker is not None:
             self._worker.quit()
-        super().closeEvent(event)
 
     def _choose(self, *_: object) -> None:
-        folder = QFileDialog.getExistingDirectory(self, "Output folder of a run", "")
+        folder = QFileDialog.getExistingDirectory(self, "Run, or folder of slides", "")
         if folder:
             self.folder.setText(folder)
             self.read()
@@ -155,14 +147,9 @@ class WorklistDock(QWidget):
             read = f"{row.read}" if row.read else ""
             texts = (row.slide_id, score, urgency, row.label, read)
             for column, text in enumerate(texts):
-                item = QTableWidgetItem(text)
-                if column in (1, 2, 4):
-                    item.setTextAlignment(
-                        Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-                    )
-                if row.operating_point is not None and column in (1, 2):
-                    item.setToolTip(f"operating point {row.operating_point:.3f}")
-                self.table.setItem(index, column, item)
+                item = self.table.put(index, column, text, is_number=column in (1, 2, 4))
+                point = row.operating_point if column in (1, 2) else None
+                item.setToolTip("" if point is None else f"operating point {point:.3f}")
             if row.slide_id == self.current:
                 self.table.selectRow(index)
         begun = sum(row.read > 0 for row in self.rows)
@@ -178,11 +165,17 @@ class WorklistDock(QWidget):
     @told
     def open(self, row: WorklistRow) -> None:
         """Show a slide of the list in place of the one that is shown."""
-        show_store(self.viewer, open_store(row.store))
-        self.current = row.slide_id
+        self.current = row.slide_id  # first: the next one comes after a slide that cannot be opened
+        if row.has_store:
+            show_store(self.viewer, open_store(row.path))
+        else:
+            show_slide(self.viewer, row.slide_id, row.path)
         names = [r.slide_id for r in self.visible_rows]
         if self.current in names:
             self.table.selectRow(names.index(self.current))
+        if row.score is None and self.reader.text().strip():
+            slide = row.path if not row.has_store else open_store(row.path).slide_path
+            note_opened(str(Path(slide).resolve()), self.reader.text())
 
     def open_next(self, *_: object) -> None:
         """Show the next slide that this reader has not begun, by what is on the disk now."""

@@ -1,4 +1,4 @@
-"""Which slide to read next: the slides of a run, the most urgent first."""
+"""Which slide to read next: the slides of a run, the most urgent first, or of a folder, by name."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from pathlib import Path
 
 from tiling.errors import StoreError, StoreOpenError
 from tiling.nodes import Json, slug_of
+from tiling.slide_folder import slides_below
 from tiling.store import SlideStore, iter_stores
 from viewers.errors import ReviewError
 from viewers.review.log import read_verdicts, review_path
+from viewers.review.opened import opened_by
 from viewers.review.scores import positive_score
 
 
 @dataclass(frozen=True, slots=True)
 class WorklistRow:
-    """A slide of a run.
+    """A slide of a run, or of a folder.
 
     Attributes
     ----------
-    store
-        Where its store is.
+    path
+        Where its store is; or the slide itself, where there is none.
+    has_store
+        Which of the two.
     score, operating_point
         The positive class's probability and the score from which a slide is positive; None where
         there is none.
@@ -33,28 +37,30 @@ class WorklistRow:
     label
         The model's answer in a word; or why there is none.
     read
-        Regions on which this reader gave a verdict.
+        Regions on which this reader gave a verdict; of a slide without a score, 1 once it was
+        opened.
     """
 
     slide_id: str
-    store: str
+    path: str
     prediction: str
     score: float | None
     operating_point: float | None
     urgency: float
     label: str
     read: int
+    has_store: bool = True
 
 
 def read_worklist(
     out: str | Path, *, reader: str = "", prediction: str | None = None
 ) -> list[WorklistRow]:
-    """Return the slides of a run, the most urgent first, those without a score last.
+    """Return the slides of a run, the most urgent first, or of a folder; without a score last.
 
     Parameters
     ----------
     out
-        Output folder of a run, or its ``stores`` folder.
+        Output folder of a run, or its ``stores`` folder; or a folder of slides, at any depth.
     reader
         Whose verdicts count as read; without a name none do.
     prediction
@@ -64,16 +70,22 @@ def read_worklist(
     Raises
     ------
     ReviewError
-        There is no store in it.
+        There is neither a store nor a slide in it.
     """
+    seen = opened_by(reader)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a store that a run is just making
             stores = list(iter_stores(out))
-    except StoreOpenError as err:
-        raise ReviewError(f"{out}: no run here (no slide stores); choose what `wsi run -o` made") \
-            from err  # fmt: skip
-    return sort_by_urgency(_row(store, reader, prediction) for store in stores)
+    except StoreOpenError:
+        found = slides_below(Path(out)) if Path(out).is_dir() else []
+        if not found:
+            raise ReviewError(
+                f"{out}: neither a run (slide stores) nor a slide here; choose what `wsi run -o` "
+                "made, or a folder of slides"
+            ) from None
+        return sort_by_urgency(_slide_row(name, path, seen) for name, path in found)
+    return sort_by_urgency(_row(store, reader, prediction, seen) for store in stores)
 
 
 def sort_by_urgency(rows: Iterable[WorklistRow]) -> list[WorklistRow]:
@@ -128,15 +140,27 @@ def next_unread(rows: Sequence[WorklistRow], after: str = "") -> WorklistRow | N
     return next((row for row in [*rows[start:], *rows[:start]] if not row.read), None)
 
 
-def _row(store: SlideStore, reader: str, prediction: str | None) -> WorklistRow:
+def _slide_row(slide_id: str, path: str, seen: set[str]) -> WorklistRow:
+    return _unscored(slide_id, path, path, "not scored yet", seen, has_store=False)
+
+
+def _unscored(
+    slide_id: str, path: str, slide: str, why: str, seen: set[str], *, has_store: bool = True
+) -> WorklistRow:
+    read = int(str(Path(slide).resolve()) in seen)
+    return WorklistRow(slide_id, path, "", None, None, math.nan, why, read, has_store)
+
+
+def _row(store: SlideStore, reader: str, prediction: str | None, seen: set[str]) -> WorklistRow:
+    slide = store.slide_path
     try:
         names = store.whole_slide_predictions()
     except StoreError as err:
-        return WorklistRow(store.slide_id, store.path, "", None, None, math.nan, str(err), 0)
+        return _unscored(store.slide_id, store.path, slide, str(err), seen)
     fitting = [n for n in names if prediction is None or prediction in (n, slug_of(n))]
     if not fitting:
         why = store.attrs["tiles"]["reason"] or "not scored yet"
-        return WorklistRow(store.slide_id, store.path, "", None, None, math.nan, why, 0)
+        return _unscored(store.slide_id, store.path, slide, why, seen)
     attrs = store.prediction_attrs(fitting[0])
     _, score, point = positive_score(attrs)
     label = str(attrs.get("label", max(attrs["scores"], key=attrs["scores"].__getitem__)))

@@ -18,8 +18,9 @@ from tiling.annotations import (
 )
 from tiling.readers.kinds import is_zarr
 from tiling.region_masks import ImageMask, OutlineMask, RegionMask
+from tiling.slide_folder import slide_name
 from wsi_pipeline.errors import UsageError
-from wsi_pipeline.manifest import SlideEntry, slide_name
+from wsi_pipeline.manifest import SlideEntry
 from wsi_pipeline.segmentation.options import TruthOptions
 
 OUTLINES = (".xml", ".json", ".geojson")

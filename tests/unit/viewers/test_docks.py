@@ -246,3 +246,23 @@ def test_the_sheet_lists_the_keys_of_the_review() -> None:
     from viewers.napari_plugin.review_dock import KEYS as REVIEW_KEYS
 
     assert set(REVIEW_KEYS) <= {k.key for k in KEYS if k.group == "Review"}
+
+
+@needs_display
+def test_the_tissue_is_outlined_where_it_lies(window: tuple[Any, Any, Any], qtbot: Any) -> None:
+    """The tissue is the rectangle from (512, 256) to (1536, 1280), at 0.5 µm."""
+    viewer, slide, _ = window
+    _, dock = viewer.window.add_plugin_dock_widget("wsi-pipeline", "Overlays")
+    dock.tissue.click()
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2, timeout=60_000)
+    layer = viewer.layers["tissue outline"]
+    corners = [layer.data[0].min(axis=0), layer.data[0].max(axis=0)]
+    places = [slide.world_to_data(layer.data_to_world(corner)) for corner in corners]
+    assert np.abs(np.array(places) - ((256, 512), (1280, 1536))).max() < 24
+    assert viewer.layers.selection.active is slide  # whose keys they stay
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, "h")
+    assert not layer.visible
+    qtbot.keyClick(viewer.window._qt_viewer.canvas.native, "h")
+    assert layer.visible
+    dock.tissue.click()
+    assert list(viewer.layers) == [slide]

@@ -24,6 +24,10 @@ def test_speed_and_time_left_come_from_the_counts() -> None:
     progress = RunProgress()
     assert (progress.text, progress.tiles_per_s, progress.seconds_left) == ("starting", None, None)
     progress.feed({"event": "start", "slides": 2}, 0.0)
+    for at, done in ((0.9, 50), (0.9001, 100)):  # two blocks end at the same moment
+        tiles = {"event": "tiles", "slide_id": "a", "stage": "tile", "done": done, "total": 6200}
+        progress.feed(tiles, at)
+    assert progress.tiles_per_s is None
     for at, done in ((1.0, 100), (2.0, 150), (3.0, 200)):
         tiles = {"event": "tiles", "slide_id": "a", "stage": "embed", "done": done, "total": 6200}
         progress.feed(tiles, at)

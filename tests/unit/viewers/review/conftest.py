@@ -27,11 +27,12 @@ def own_second_place(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """The user's data folder is a fresh one, and nothing waits from an earlier test."""
-    from viewers.review import log
+    from viewers.review import log, opened
     from viewers.review.keeper import KEEPER
 
     folder = tmp_path_factory.mktemp("data") / "waiting"
     monkeypatch.setattr(log, "spare_folder", lambda: folder)
+    monkeypatch.setattr(opened, "opened_path", lambda: folder.with_name("opened.jsonl"))
     KEEPER.waiting.clear()
     return folder
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from tests.unit.tiling.test_store import make_store
 from tiling import SlideStore, TileSpec
 from tiling.geometry import Region
 from viewers.errors import ReviewError
+from viewers.review import opened
 from viewers.review.log import ReviewLog, Verdict
+from viewers.review.opened import note_opened
 from viewers.review.worklist import (
     WorklistRow,
     filtered,
@@ -98,6 +101,36 @@ def test_filters_and_next_unread_go_round() -> None:
     assert next_unread([row("a", 1, 1)]) is None
 
 
+def test_a_folder_of_slides_is_listed_by_name_and_what_was_opened_is_read(
+    run: Path, tissue_path: Path, tmp_path: Path
+) -> None:
+    """Slides below it too; stores, hidden files and other files are none."""
+    folder = tmp_path / "slides"
+    (folder / "day 2").mkdir(parents=True)
+    for name in ("b.tif", "a.svs", "day 2/a.tif", ".hidden.tif", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    shutil.copytree(run / "stores" / "d.zarr", folder / "d.zarr.off" / "d.zarr")
+    rows = read_worklist(folder)
+    assert [r.slide_id for r in rows] == ["a", "b", "day 2__a"]
+    assert {(r.score, r.label, r.has_store, r.read) for r in rows} == {
+        (None, "not scored yet", False, 0)
+    }
+    assert rows[2].path == str(folder / "day 2" / "a.tif")
+    note_opened(rows[0].path, "x")
+    with opened.opened_path().open("a") as file:
+        file.write('{"slide": "/cut o')
+    note_opened(rows[1].path, " x ")
+    rows = read_worklist(folder, reader="x")
+    assert [r.read for r in rows] == [1, 1, 0]
+    following = next_unread(rows, "a")
+    assert following is not None
+    assert following.slide_id == "day 2__a"
+    assert [r.read for r in read_worklist(folder, reader="y")] == [0, 0, 0]
+    assert [r.read for r in read_worklist(folder)] == [0, 0, 0]
+    note_opened(str(Path(tissue_path).resolve()), "x")  # of a run's slide without a score
+    assert [r.read for r in read_worklist(run, reader="x")] == [0, 0, 0, 1]
+
+
 def test_a_folder_without_a_run_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(ReviewError, match="no run here"):
+    with pytest.raises(ReviewError, match="neither a run"):
         read_worklist(tmp_path)

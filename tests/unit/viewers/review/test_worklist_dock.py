@@ -103,6 +103,8 @@ def test_enter_on_a_row_shows_it_and_the_review_dock_follows(dock: Any, qtbot: A
     QTest.keyClick(dock.table, Qt.Key.Key_Return)
     qtbot.waitUntil(lambda: review.store is not None and review.store.slide_id == "b")
     assert "<b>tumor 0.900</b>" in review.score.text()
+    tabs = dock.window().tabifiedDockWidgets(review.parentWidget())
+    assert [tab.widget() for tab in tabs] == [dock]  # tabs: one above the other none has room
     review.close()
 
 
@@ -112,5 +114,30 @@ def test_a_folder_that_is_no_run_is_said_so(
     dock.folder.setText(str(tmp_path))
     dock.folder.returnPressed.emit()
     qtbot.waitUntil(lambda: bool(told), timeout=60_000)
-    assert "no run here (no slide stores); choose what `wsi run -o` made" in told[-1]
+    assert "neither a run (slide stores) nor a slide here" in told[-1]
     assert shown(dock) == []
+
+
+def test_a_folder_of_slides_one_after_the_other_past_a_broken_one(
+    dock: Any, tissue_path: Path, tmp_path: Path, told: list[str], qtbot: Any
+) -> None:
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for name in ("x", "z"):
+        shutil.copy(tissue_path, folder / f"{name}.tif")
+    (folder / "y.tif").write_bytes(tissue_path.read_bytes()[:200])
+    dock.folder.setText(str(folder))
+    dock.folder.returnPressed.emit()
+    qtbot.waitUntil(lambda: shown(dock) == ["x", "y", "z"], timeout=60_000)
+    assert [dock.table.item(0, c).text() for c in range(1, 5)] == ["", "", "not scored yet", ""]
+    seen = []
+    for _ in range(3):
+        press_next(dock)
+        slides = [v for v in dock.viewer.layers if v.metadata.get("kind") == "slide"]
+        seen.append([v.metadata["slide_id"] for v in slides])
+    assert seen == [["x"], ["x"], ["z"]]  # what was shown stays where the next cannot be
+    assert "y.tif" in told[0]
+    dock.read()
+    qtbot.waitUntil(
+        lambda: [dock.table.item(r, 4).text() for r in range(3)] == ["1", "", "1"], timeout=60_000
+    )
