@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiling.annotation_files import read_annotations
-from tiling.annotations import area_fractions, region_area
+from tiling.annotations import IGNORED_GROUPS, Annotation, area_fractions, region_area
 from tiling.store import SlideStore
 from wsi_pipeline.errors import UsageError
 
@@ -53,11 +53,18 @@ def outlines_of(within: Path, slide_ids: Iterable[str]) -> dict[str, Path]:
 def tiles_inside(store: SlideStore, outlines: Path) -> NDArray[np.bool_]:
     """Return which tiles lie inside the outlines by half of their area or more, shape ``(N,)``.
 
+    Where all that is drawn is to be left out (a pen mark, a fold), the rest of the slide is inside.
+
     Raises
     ------
     AnnotationError
         The file cannot be read, or encloses nothing.
     """
     grid = store.grid
-    area = region_area(read_annotations(outlines))
+    drawn = read_annotations(outlines)
+    if drawn and all(annotation.group in IGNORED_GROUPS for annotation in drawn):
+        width, height = grid.slide_size
+        whole = [(0, 0), (width, 0), (width, height), (0, height)]
+        drawn = [*drawn, Annotation("slide", "Region", "polygon", np.array(whole, float))]
+    area = region_area(drawn)
     return np.asarray(area_fractions(area, grid.coords, grid.extent) >= LEAST_SHARE)

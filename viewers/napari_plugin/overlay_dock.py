@@ -238,6 +238,8 @@ class OverlayDock(QWidget):
         if not is_on or not slides or len(models) < 2:
             viewer.canvas.grid.enabled = False
             self.side_by_side.setChecked(False)
+            for model in models[1:]:  # or one would be seen through the other
+                model.visible = False
             if is_on:
                 from napari.utils.notifications import show_warning
 

@@ -135,3 +135,13 @@ def test_reviews_are_compared_and_exported(
     assert wsi("reviews", tmp_path) == 0
     assert "4 verdicts on 1 slides by x, y" in capsys.readouterr().out
     assert wsi("reviews", tmp_path / "stores") == 3
+
+
+def test_where_only_what_to_leave_out_is_drawn_the_rest_is_inside(
+    scored: Path, tmp_path: Path
+) -> None:
+    """A pen mark over a tile: the slide is looked at without it."""
+    store = open_store(scored / "out" / "stores" / "a.zarr")
+    mark = rectangle(512, 256, 768, 512, "Exclusion")
+    inside = tiles_inside(store, write_annotations(tmp_path / "mark.geojson", [mark]))
+    assert store.grid.coords[~inside].tolist() == [[512, 256]]
