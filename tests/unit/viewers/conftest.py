@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.tiling.test_store import make_store
 from tiling import SlideStore, TileSpec
-from viewers.napari_plugin import hold_none
+from viewers.napari_plugin import hold_constants
 
 with contextlib.suppress(ImportError):
     # triton (torch brings it on Linux) and Mesa's software OpenGL both carry LLVM: triton crashes
@@ -16,7 +16,7 @@ with contextlib.suppress(ImportError):
     import triton._C.libtriton  # noqa: F401
 
 
-hold_none()
+hold_constants()
 
 
 @pytest.fixture

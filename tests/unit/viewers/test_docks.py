@@ -230,15 +230,16 @@ def test_every_key_of_the_table_is_there_once() -> None:
     assert {"1", "5", "H", "O", "M"} <= set(keys)
 
 
-def test_none_outlives_a_binding_that_lets_go_of_it() -> None:
-    """Before Python 3.12, PySide6 6.12.0 takes a reference to None with each call."""
+@pytest.mark.parametrize("constant", [None, True, False])
+def test_constants_outlive_a_binding_that_lets_go_of_them(constant: bool | None) -> None:
+    """Before Python 3.12, PySide6 6.12.0 takes a reference with calls and signals."""
     import viewers.napari_plugin as plugin
 
-    plugin.hold_none()
-    assert sys.version_info >= (3, 12) or sys.getrefcount(None) > 1 << 38
-    before = sys.getrefcount(None)
-    plugin.hold_none()  # once is enough
-    assert abs(sys.getrefcount(None) - before) < 1000
+    plugin.hold_constants()
+    assert sys.version_info >= (3, 12) or sys.getrefcount(constant) > 1 << 38
+    before = sys.getrefcount(constant)
+    plugin.hold_constants()  # once is enough
+    assert abs(sys.getrefcount(constant) - before) < 1000
 
 
 def test_the_sheet_lists_the_keys_of_the_review() -> None:
