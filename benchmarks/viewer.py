@@ -61,6 +61,8 @@ class Window:
         from napari.settings import get_settings
         from qtpy.QtWidgets import QApplication
 
+        import viewers.napari_plugin  # noqa: F401 (its guard against PySide6 6.12.0, for all readers)
+
         get_settings().experimental.async_ = True
         self.viewer = napari.Viewer(show=True)
         self.viewer.window.resize(1500, 950)
