@@ -21,6 +21,10 @@ UNCLASSIFIED = "None"
 ELLIPSE_POINTS = 96
 
 
+CLEAR_AREA = 1e-3
+"""Square pixels that no rounding of coordinates makes of nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShapeData:
     """What napari's Shapes and Points layers take; frame: level-0 px as in files, (y, x).
@@ -58,7 +62,7 @@ def to_shapes(annotations: Iterable[Annotation]) -> tuple[ShapeData, list[str]]:
         rings = [annotation.vertices, *annotation.holes]
         least = 3 if annotation.kind == "polygon" else 2
         if len(annotation.vertices) < least or (
-            annotation.kind == "polygon" and annotation.area.is_empty
+            annotation.kind == "polygon" and not _encloses(annotation)
         ):
             left_out.append(f"{annotation.name}: {len(annotation.vertices)} points enclose nothing")
             continue
@@ -123,6 +127,12 @@ def keyhole(rings: Sequence[Floats]) -> Floats:
     return np.concatenate(parts)
 
 
+def _encloses(annotation: Annotation) -> bool:
+    """Whether an outline encloses anything; its exact area is found only where that is unclear."""
+    is_clear = not annotation.holes and abs(_signed_area(annotation.vertices)) > CLEAR_AREA
+    return is_clear or not annotation.area.is_empty
+
+
 def without_hole(outer: Annotation, inner: Annotation) -> list[Annotation]:
     """Return `outer` less the area of `inner`, as one annotation or several.
 
@@ -181,5 +191,9 @@ def _annotation(name: str, group: str, polygon: Polygon) -> Annotation:
 
 def _turn(ring: Floats) -> bool:
     """Return whether a ring winds clockwise on the screen, by the sign of its area."""
-    x, y = ring.T
-    return bool((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() > 0)
+    return _signed_area(ring) > 0
+
+
+def _signed_area(ring: Floats) -> float:
+    x, y = (ring - ring[0]).T  # from its own corner, so that far from the origin no digits are lost
+    return float(x[:-1] @ y[1:] - x[1:] @ y[:-1]) / 2

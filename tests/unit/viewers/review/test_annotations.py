@@ -96,15 +96,16 @@ def test_files_come_back_through_napari(tmp_path: Path) -> None:
 
 
 def test_what_encloses_nothing_is_named_and_left_out() -> None:
-    data, left_out = to_shapes(
-        [
-            Annotation("dot", "g", "polygon", SQUARE[:2]),
-            Annotation("flat", "g", "polygon", np.array([[0, 0], [5, 5], [9, 9]], float)),
-            Annotation("good", "g", "polygon", SQUARE),
-        ]
-    )
-    assert data.names == ["good"]
-    assert left_out == ["dot: 2 points enclose nothing", "flat: 3 points enclose nothing"]
+    flat = np.array([[0, 0], [5, 5], [9, 9]], float)
+    bow_tie = np.array([[0, 0], [9, 9], [9, 0], [0, 9]], float)
+    around = SQUARE * 1.5 - 10
+    rings = {"dot": SQUARE[:2], "flat": flat, "far": flat / 7 + 90_000.7, "bow tie": bow_tie}
+    annotations = [Annotation(name, "g", "polygon", ring) for name, ring in rings.items()]
+    annotations.append(Annotation("all hole", "g", "polygon", SQUARE, (around,)))
+    data, left_out = to_shapes(annotations)
+    assert data.names == ["bow tie"]
+    wanted = {"dot": 2, "flat": 3, "far": 3, "all hole": 4}
+    assert left_out == [f"{name}: {n} points enclose nothing" for name, n in wanted.items()]
 
 
 def test_a_drawn_ellipse_has_the_ellipses_area() -> None:
