@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mil_models.prediction import predict, predict_bag, predict_patient
     from mil_models.training import train
 
-# torch's threads (GNU OpenMP) wait for each other by spinning 300,000 times, unless told before they
-# are loaded. On a machine with much other work a step over a small bag then takes not 3 but over
-# 100 ms of each core. 10,000 times are as fast where nobody else works, and harmless where many do.
+# torch's threads (GNU OpenMP) spin 300,000 times while they wait for each other, unless told before
+# they are loaded. Beside much other work a step over a small bag then takes not 3 but over 100 ms
+# of each core. 10,000 times are as fast where nobody else works, and harmless where many do.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
