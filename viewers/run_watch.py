@@ -126,7 +126,7 @@ def _is_done(rows: Rows) -> NDArray[np.bool_]:
     return done
 
 
-def _placed(store: SlideStore, grid: TileGrid, values: NDArray[np.floating]) -> Any:
+def _placed(grid: TileGrid, values: NDArray[np.floating]) -> Any:
     return score_map(
         grid.coords, values, extent=grid.extent, stride=grid.stride, slide_size=grid.slide_size
     )
@@ -143,7 +143,7 @@ def _arguments(store: SlideStore, found: Any) -> dict[str, Any]:
 
 
 def _done_layer(store: SlideStore, grid: TileGrid, done: NDArray[np.bool_]) -> LayerData:
-    found = _placed(store, grid, done.astype(float))
+    found = _placed(grid, done.astype(float))
     colours = [[0.0, 0.0, 0.0, 0.0], [0.0, 0.9, 1.0, 0.35]]
     arguments = {
         "name": DONE,
@@ -156,8 +156,8 @@ def _done_layer(store: SlideStore, grid: TileGrid, done: NDArray[np.bool_]) -> L
 
 
 def _growing_layer(store: SlideStore, grid: TileGrid, said: Prediction) -> LayerData:
-    raw = _placed(store, grid, said.attention)
-    ranks = _placed(store, grid, percentile_rank(said.attention))
+    raw = _placed(grid, said.attention)
+    ranks = _placed(grid, percentile_rank(said.attention))
     metadata: dict[str, Any] = {
         "kind": "overlay",
         "is_growing": True,
