@@ -36,7 +36,7 @@ from mil_models.tasks import Task
 from tiling.store import SlideStore, create_store
 
 DIM, BLOCK = 1024, 256
-SLIDES = {1_000: 32, 10_000: 8, 100_000: 4}
+SLIDES = {1_000: 32, 10_000: 8, 100_000: 8}
 
 
 class WatchedCache(BagCache):
