@@ -26,7 +26,7 @@ from make_slide import make_slide
 from rich.console import Console
 from rich.table import Table
 
-from mil_models.bags import READ_AHEAD, Bag, BagCache
+from mil_models.bags import READ_AHEAD, Bag, BagCache, Draw
 from mil_models.heads import create_head
 from mil_models.labels import LabelledSlide, read_answers
 from mil_models.loop import Lesson, create_fabric, train_head
@@ -45,9 +45,13 @@ class WatchedCache(BagCache):
     waited = 0.0
 
     def stream(
-        self, slides: Sequence[LabelledSlide], *, ahead: int = READ_AHEAD
+        self,
+        slides: Sequence[LabelledSlide],
+        draws: Sequence[Draw] | None = None,
+        *,
+        ahead: int = READ_AHEAD,
     ) -> Generator[Bag, None, None]:
-        bags = super().stream(slides, ahead=ahead)
+        bags = super().stream(slides, draws, ahead=ahead)
         while True:
             asked = time.perf_counter()
             bag = next(bags, None)

@@ -27,6 +27,21 @@ CONTRACT_KEYS = ("encoder", "tiles")
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """At most `limit` instances of a bag, drawn without repeats as `seed` decides."""
+
+    limit: int
+    seed: int
+
+    def of(self, count: int) -> Tensor | None:
+        """Return which of `count` instances are drawn, shape ``(limit,)``; None if all are."""
+        if count <= self.limit:
+            return None
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randperm(count, generator=generator)[: self.limit]
+
+
+@dataclass(frozen=True, slots=True)
 class Bag:
     """The real instances of a slide, or of all slides of a patient.
 
@@ -45,12 +60,10 @@ class Bag:
     def __len__(self) -> int:
         return len(self.values)
 
-    def sampled(self, limit: int, generator: torch.Generator) -> Bag:
-        """Return at most `limit` instances, drawn by `generator` without repeats."""
-        if len(self) <= limit:
-            return self
-        drawn = torch.randperm(len(self), generator=generator)[:limit]
-        return Bag(self.values[drawn], self.coords[drawn])
+    def sampled(self, draw: Draw) -> Bag:
+        """Return the instances that are drawn."""
+        drawn = draw.of(len(self))
+        return self if drawn is None else Bag(self.values[drawn], self.coords[drawn])
 
     def to(self, device: torch.device) -> Bag:
         """Return the bag on `device`."""
@@ -75,9 +88,15 @@ class BagPart:
     keep: NDArray[np.bool_]
     coords: NDArray[np.int64]
 
-    def values(self) -> NDArray[np.float32]:
-        """Read the embeddings of the real rows, shape ``(N, D)``."""
-        return _real(np.asarray(self.rows.data[:], np.float32), self.keep)
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    def values(self, wanted: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Read the embeddings ``(N, D)`` of the real rows, or of those `wanted` among them."""
+        rows = None if len(self) == len(self.keep) else np.flatnonzero(self.keep)
+        if wanted is not None:
+            rows = wanted if rows is None else rows[wanted]
+        return np.asarray(self.rows.read(rows), np.float32)
 
 
 class BagCache:
@@ -99,43 +118,46 @@ class BagCache:
         self._parts: dict[str, list[BagPart]] = {}
         self._keeping = threading.Lock()
 
-    def bag(self, slide: LabelledSlide) -> Bag:
-        """Return the bag of a slide or patient, unreadable tiles left out."""
-        key = slide.slide_id
-        if key in self._bags:
-            return self._bags[key]
-        bag = self._read(slide)
-        size = bag.values.nbytes + bag.coords.nbytes
-        with self._keeping:  # several threads read ahead
-            if key not in self._bags and size <= self._room:
-                self._bags[key] = bag
-                self._room -= size
-        return bag
+    def bag(self, slide: LabelledSlide, draw: Draw | None = None) -> Bag:
+        """Return the bag of a slide or patient, unreadable tiles left out, or a draw from it."""
+        bag = self._bags.get(slide.slide_id)
+        if bag is None:
+            parts = self._parts.get(slide.slide_id)
+            if parts is not None:  # there was no room for it
+                return _read_again(parts, draw)
+            bag = self._read(slide)
+            size = bag.values.nbytes + bag.coords.nbytes
+            with self._keeping:  # several threads read ahead
+                if slide.slide_id not in self._bags and size <= self._room:
+                    self._bags[slide.slide_id] = bag
+                    self._room -= size
+        return bag if draw is None else bag.sampled(draw)
 
     def stream(
-        self, slides: Sequence[LabelledSlide], *, ahead: int = READ_AHEAD
+        self,
+        slides: Sequence[LabelledSlide],
+        draws: Sequence[Draw] | None = None,
+        *,
+        ahead: int = READ_AHEAD,
     ) -> Generator[Bag, None, None]:
-        """Yield the bags in order; threads read the next ones while the caller works."""
+        """Yield the bags, or draws from them, in order; threads read while the caller works."""
+        wanted: Sequence[Draw | None] = draws or [None] * len(slides)
         with ExitStack() as stack:
             pool: ThreadPoolExecutor | None = None
             pending: deque[Bag | Future[Bag]] = deque()
-            for slide in slides:
-                known = self._bags.get(slide.slide_id)
-                if known is None:
+            for slide, draw in zip(slides, wanted, strict=True):
+                if slide.slide_id in self._bags:
+                    pending.append(self.bag(slide, draw))
+                else:
                     if pool is None:
                         pool = stack.enter_context(ThreadPoolExecutor(max(ahead, 1), "bags"))
-                    pending.append(pool.submit(self.bag, slide))
-                else:
-                    pending.append(known)
+                    pending.append(pool.submit(self.bag, slide, draw))
                 if len(pending) > ahead:
                     yield _ready(pending.popleft())
             while pending:
                 yield _ready(pending.popleft())
 
     def _read(self, slide: LabelledSlide) -> Bag:
-        parts = self._parts.get(slide.slide_id)
-        if parts is not None:
-            return _join(parts, [part.values() for part in parts])
         stores = [(store, store.embeddings(self._name)) for store in slide.stores]
         parts, values = read_parts(stores)
         self._parts[slide.slide_id] = parts
@@ -177,15 +199,11 @@ def read_parts(
     parts, values, left = [], [], 0
     for store, rows in stores:
         embeddings, keep = read_bag(store, rows)
-        values.append(_real(embeddings, keep))
+        values.append(embeddings if keep.all() else embeddings[keep])
         parts.append(BagPart(rows, keep, store.grid.coords[keep] + np.array([left, 0])))
         if len(stores) > 1:
             left += int(store.attrs["slide"]["width"])
     return parts, values
-
-
-def _real(values: NDArray[np.float32], keep: NDArray[np.bool_]) -> NDArray[np.float32]:
-    return values if keep.all() else values[keep]
 
 
 def _join(parts: Sequence[BagPart], values: Sequence[NDArray[np.float32]]) -> Bag:
@@ -193,6 +211,23 @@ def _join(parts: Sequence[BagPart], values: Sequence[NDArray[np.float32]]) -> Ba
         return Bag(torch.from_numpy(values[0]), torch.from_numpy(parts[0].coords))
     coords = np.concatenate([part.coords for part in parts])
     return Bag(torch.from_numpy(np.concatenate(values)), torch.from_numpy(coords))
+
+
+def _read_again(parts: Sequence[BagPart], draw: Draw | None) -> Bag:
+    """Return a bag that was looked at before, or a draw from it, of which only that is kept."""
+    drawn = None if draw is None else draw.of(sum(len(part) for part in parts))
+    if drawn is None:
+        return _join(parts, [part.values() for part in parts])
+    wanted = drawn.numpy()
+    values = np.empty((len(wanted), parts[0].rows.data.shape[1]), np.float32)
+    coords = np.empty((len(wanted), 2), np.int64)
+    start = 0
+    for part in parts:
+        here = (start <= wanted) & (wanted < start + len(part))
+        values[here] = part.values(wanted[here] - start)
+        coords[here] = part.coords[wanted[here] - start]
+        start += len(part)
+    return Bag(torch.from_numpy(values), torch.from_numpy(coords))
 
 
 def _ready(bag: Bag | Future[Bag]) -> Bag:
@@ -209,7 +244,7 @@ def check_readable(slides: Iterable[LabelledSlide], embeddings: str | None) -> N
     """
     for slide in slides:
         for store in slide.stores:
-            status = np.asarray(store.embeddings(embeddings).status[:])
+            status = store.embeddings(embeddings).read_status()
             if count_unreadable(status) == len(status):
                 raise EmptyBagError(
                     f"{store.slide_id}: no embedding (no tile could be decoded); leave the slide "
@@ -227,9 +262,14 @@ def read_bag(store: SlideStore, rows: Rows) -> tuple[NDArray[np.float32], NDArra
     EmbeddingValueError
         The embedding of a tile that could be decoded holds NaN or infinity.
     """
-    values = np.asarray(rows.data[:], np.float32)
-    keep: NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=1))
-    wrong = ~keep & (np.asarray(rows.status[:]) != TileStatus.UNREADABLE)
+    values = np.asarray(rows.read(), np.float32)
+    keep = np.empty(len(values), np.bool_)
+    for start in range(0, len(values), rows.block):  # a block stays in the processor's cache
+        here = slice(start, start + rows.block)
+        keep[here] = np.isfinite(values[here]).all(axis=1)
+    if len(keep) and keep.all():
+        return values, keep
+    wrong = ~keep & (rows.read_status() != TileStatus.UNREADABLE)
     if wrong.any():
         x0, y0 = store.grid.coords[wrong][0].tolist()
         raise EmbeddingValueError(

@@ -113,7 +113,7 @@ def embed(
             busy += seconds
             if on_progress is not None:
                 on_progress(done + computed, len(rows))
-    bad = count_unreadable(np.asarray(rows.status[:]))
+    bad = count_unreadable(rows.read_status())
     if len(rows) and bad == len(rows):
         raise SlideReadError(
             f"{slide.name}: none of the {bad} tiles can be decoded; copy the damaged file again"

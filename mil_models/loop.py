@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from mil_models.bags import Bag, BagCache
+from mil_models.bags import BagCache, Draw
 from mil_models.heads import Criterion, MILHead, MILOutput
 from mil_models.labels import LabelledSlide
 from mil_models.options import TrainOptions
@@ -206,29 +206,34 @@ def _epoch(
     size = max(options.batch or lesson.task.batch, options.devices)
     steps = [order[start : start + size] for start in range(0, len(order), size)]
     mine = [_share(len(step), fabric) for step in steps]
+    draws = [
+        [Draw(options.max_instances, seed_of(lesson.seed, epoch, number, position))
+         for position in range(len(step))]
+        for number, step in enumerate(steps)
+    ]  # fmt: skip
     losses: list[Tensor] = []
     # One stream for all steps: the bags of the next ones are read while this one is at work.
-    bags = [lesson.slides[step[p]] for step, own in zip(steps, mine, strict=True) for p in own]
-    with closing(cache.stream(bags)) as coming:
+    places = [(number, position) for number, own in enumerate(mine) for position in own]
+    bags = [lesson.slides[steps[number][position]] for number, position in places]
+    with closing(cache.stream(bags, [draws[n][p] for n, p in places])) as coming:
         for number, (step, own) in enumerate(zip(steps, mine, strict=True)):
             rate = learning_rate(options, epoch - 1 + (number + 1) / len(steps))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             weight = fabric.world_size / len(step) if fabric.global_rank < len(step) else 0.0
-            seeds = [seed_of(lesson.seed, epoch, number, position) for position in range(len(step))]
             targets = lesson.targets[step].to(fabric.device)
             logits = None
             if lesson.task.risk_set:
                 rivals = [lesson.slides[index] for index in step]
-                logits = _held_logits(model, rivals, seeds, cache, options, fabric)
+                logits = _held_logits(model, rivals, draws[number], cache, fabric)
             for count, position in enumerate(own, start=1):
                 criterion: Criterion = lesson.task.loss
                 if logits is not None:
                     criterion = lesson.task.within(logits, targets, position)
                 with fabric.no_backward_sync(model, enabled=count < len(own)):  # type: ignore[arg-type]
-                    here = _drawn(next(coming), seeds[position], options).to(fabric.device)
+                    here = next(coming).to(fabric.device)
                     loss = model(here.values, here.coords, targets[position : position + 1],
-                                 criterion, _seeded(seeds[position]))  # fmt: skip
+                                 criterion, _seeded(draws[number][position].seed))  # fmt: skip
                     fabric.backward(loss * weight)
                 losses.append(loss.detach())
             optimizer.step()
@@ -255,24 +260,19 @@ def unwrapped(model: nn.Module) -> _Objective:
 def _held_logits(
     model: nn.Module,
     bags: Sequence[LabelledSlide],
-    seeds: Sequence[int],
+    draws: Sequence[Draw],
     cache: BagCache,
-    options: TrainOptions,
     fabric: Fabric,
 ) -> Tensor:
     """Return the logits of a step's bags as the step itself will find them, without gradients."""
     found: list[Tensor] = []
     objective = unwrapped(model)  # past Fabric and its gradient exchange
-    for seed, bag in zip(seeds, cache.stream(bags), strict=True):
-        here = _drawn(bag, seed, options).to(fabric.device)
+    for draw, bag in zip(draws, cache.stream(bags, draws), strict=True):
+        here = bag.to(fabric.device)
+        generator = _seeded(draw.seed)
         with fabric.autocast():
-            found.append(objective.output(here.values, here.coords, _seeded(seed)).logits.float())
+            found.append(objective.output(here.values, here.coords, generator).logits.float())
     return torch.cat(found)
-
-
-def _drawn(bag: Bag, seed: int, options: TrainOptions) -> Bag:
-    """Return the instances of a bag that its seed draws."""
-    return bag.sampled(options.max_instances, torch.Generator().manual_seed(seed))
 
 
 def _seeded(seed: int) -> torch.Generator:

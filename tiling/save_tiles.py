@@ -63,7 +63,7 @@ def save_tiles(
             on_done=_Counter(len(rows), on_progress, len(rows) - _pending(rows, missing)),
         )
         statuses.blocks[missing].compute(scheduler="threads", num_workers=READING_THREADS)
-    bad = count_unreadable(np.asarray(rows.status[:]))
+    bad = count_unreadable(rows.read_status())
     if len(rows) and bad == len(rows):
         raise SlideReadError(
             f"{slide.name}: none of the {bad} tiles can be decoded; copy the damaged file again"

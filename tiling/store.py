@@ -153,7 +153,8 @@ class SlideStore:
         row_shape
             Shape of one tile's row.
         block
-            Rows written together; one chunk, or one shard if `lossless`.
+            Rows written together; one chunk, or one shard if `lossless`. Numbers are stored as
+            they are: compressed, embeddings take 8 % less and seven times as long to read.
         fill
             Value of what is not written.
         attrs
@@ -173,7 +174,7 @@ class SlideStore:
             # The status is created first: a node that exists always has one.
             self._group.create_array(
                 status_name, shape=shape[:1], dtype=np.uint8, chunks=(block,), fill_value=0,
-                overwrite=True,
+                compressors=None, overwrite=True,
             )  # fmt: skip
             self._group.create_array(
                 name,
@@ -181,7 +182,7 @@ class SlideStore:
                 dtype=dtype,
                 chunks=chunks,
                 shards=(block, *row_shape) if lossless else None,
-                compressors=BloscCodec(cname="lz4", shuffle="noshuffle") if lossless else "auto",
+                compressors=BloscCodec(cname="lz4", shuffle="noshuffle") if lossless else None,
                 fill_value=fill,
                 attributes={ATTRIBUTES: {**attrs, "block": block}},
             )

@@ -122,7 +122,7 @@ class RunWatch:
 
 
 def _is_done(rows: Rows) -> NDArray[np.bool_]:
-    done: NDArray[np.bool_] = np.asarray(rows.status[:]) != TileStatus.NOT_DONE
+    done: NDArray[np.bool_] = rows.read_status() != TileStatus.NOT_DONE
     return done
 
 

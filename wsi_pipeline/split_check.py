@@ -208,7 +208,7 @@ def _tile_reader(
             store = stores.get(index)
             if store is None or not len(store):
                 return Tiles(np.empty((0, 1), np.float32), np.empty((0, 2)))
-            values = np.asarray(store.embeddings(embeddings).data[:], np.float32)
+            values = np.asarray(store.embeddings(embeddings).read(), np.float32)
             keep = np.isfinite(values).all(axis=1)
             edge_um = store.spec.tile_px * store.spec.mpp
             places = store.grid.coords[:] * np.array(store.slide_mpp) / edge_um

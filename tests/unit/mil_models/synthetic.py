@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -34,16 +34,12 @@ class MemoryBags(BagCache):
     """Bags that are in memory already."""
 
     def __init__(self, bags: Mapping[str, Array]) -> None:
+        super().__init__()
         self.bags = bags
 
-    def bag(self, slide: LabelledSlide) -> Bag:
+    def _read(self, slide: LabelledSlide) -> Bag:
         values = torch.from_numpy(self.bags[slide.slide_id]).float()
         return Bag(values, torch.zeros(len(values), 2, dtype=torch.int64))
-
-    def stream(
-        self, slides: Sequence[LabelledSlide], *, ahead: int = 0
-    ) -> Generator[Bag, None, None]:
-        return (self.bag(slide) for slide in slides)
 
 
 def reading(slide: str = "s", line: int = 2, **values: str) -> Reading:

@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mil_models import train
-from mil_models.bags import Bag, BagCache
+from mil_models.bags import Bag, BagCache, Draw
 from mil_models.errors import EmptyBagError
 from mil_models.heads import create_head
 from mil_models.labels import LabelledSlide
@@ -20,6 +21,7 @@ from mil_models.splits import Split
 from tests.unit.mil_models.conftest import MakeStores
 from tests.unit.mil_models.synthetic import NoStore, answers_of, task_of
 from tests.unit.mil_models.test_training import labels_of
+from tiling.tiles import TileStatus
 
 
 def test_bags_are_read_ahead_in_order_and_kept_as_far_as_there_is_room(
@@ -39,6 +41,25 @@ def test_bags_are_read_ahead_in_order_and_kept_as_far_as_there_is_room(
         assert len(cache._bags) == kept
 
 
+def test_a_draw_is_the_same_whether_its_bag_is_kept_or_read_again(make_stores: MakeStores) -> None:
+    """Of one slide and of a patient's two, one of which has a tile that could not be read."""
+    one, two = make_stores(2)
+    rows = two.embeddings()
+    rows.data[3] = np.nan
+    rows.status[3] = TileStatus.UNREADABLE
+    for slide in (LabelledSlide(two, "", "p"), LabelledSlide(one, "", "p", others=(two,))):
+        kept, read = BagCache(), BagCache(limit_bytes=0)
+        whole = kept.bag(slide)
+        assert len(whole) == sum(len(store) for store in slide.stores) - 1
+        for draw in (Draw(9, seed=1), Draw(len(whole), seed=1)):
+            for cache in (kept, read, read):  # the last one knows which rows are real
+                [bag] = cache.stream([slide], [draw])
+                expected = whole.sampled(draw)
+                assert len(bag) == draw.limit
+                assert torch.equal(bag.values, expected.values)
+                assert torch.equal(bag.coords, expected.coords)
+
+
 def test_the_bags_of_the_next_steps_are_read_while_one_is_at_work(make_stores: MakeStores) -> None:
     """One stream for all steps of an epoch: one for each step would have nothing to read ahead."""
 
@@ -48,10 +69,14 @@ def test_the_bags_of_the_next_steps_are_read_while_one_is_at_work(make_stores: M
             self.streams: list[list[str]] = []
 
         def stream(
-            self, slides: Sequence[LabelledSlide], *, ahead: int = 2
+            self,
+            slides: Sequence[LabelledSlide],
+            draws: Sequence[Draw] | None = None,
+            *,
+            ahead: int = 2,
         ) -> Generator[Bag, None, None]:
             self.streams.append([slide.slide_id for slide in slides])
-            yield from super().stream(slides, ahead=ahead)
+            yield from super().stream(slides, draws, ahead=ahead)
 
     stores = make_stores(4)
     rows = [{"label": "ab"[i % 2]} for i in range(4)]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mil_models import load_model, predict, predict_bag, train
-from mil_models.bags import Bag
+from mil_models.bags import Bag, Draw
 from mil_models.checkpoint import read_predictions, source_of
 from mil_models.errors import (
     EmbeddingValueError,
@@ -337,10 +337,10 @@ def test_a_tables_own_split_is_kept(
 def test_big_bags_are_sampled_without_repeats() -> None:
     values = torch.arange(100.0)[:, None]
     bag = Bag(values, values.long().repeat(1, 2))
-    drawn = bag.sampled(30, torch.Generator().manual_seed(0))
+    drawn = bag.sampled(Draw(30, seed=0))
     assert len(set(drawn.values[:, 0].tolist())) == 30
     assert torch.equal(drawn.values[:, 0].long(), drawn.coords[:, 1])
-    assert bag.sampled(100, torch.Generator()) is bag
+    assert bag.sampled(Draw(100, seed=0)) is bag
 
 
 def test_what_cannot_be_said_of_one_class_is_none() -> None:

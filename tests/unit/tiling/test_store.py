@@ -142,6 +142,37 @@ def test_rows_round_trip_and_finish(rows: Rows, store: SlideStore) -> None:
     assert again.attrs["bad_tiles"] == 0
 
 
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_rows_are_read_in_the_order_asked_for(tmp_path: Path, compressors: str | None) -> None:
+    """From the chunks' own files, and by zarr from those of stores that older versions made."""
+    group = zarr.open_group(tmp_path, mode="w")
+    data = group.create_array(
+        "embeddings/x", shape=(250, 3), chunks=(100, 3), dtype=np.float32, fill_value=np.nan,
+        compressors=compressors,
+    )  # fmt: skip
+    rows = Rows("embeddings/x", data, data, 100)
+    assert np.isnan(rows.read()).all()  # nothing is written yet
+    values = np.arange(750, dtype=np.float32).reshape(250, 3)
+    data[:] = values
+    assert np.array_equal(rows.read(), values)
+    for wanted in ([249, 0, 100, 99, 200], [7], [], np.random.default_rng(0).permutation(250)):
+        found = rows.read(np.asarray(wanted, np.int64))
+        assert np.array_equal(found, values[np.asarray(wanted, np.int64)])
+        assert found.dtype == np.float32
+
+
+def test_a_chunk_cut_short_is_named(rows: Rows, store: SlideStore) -> None:
+    for block in rows.missing_blocks():
+        here = rows.rows_of(block)
+        rows.write(block, np.zeros((here.stop - here.start, 3), np.float32), np.ones(1, np.uint8))
+    chunk = Path(store.path) / rows.name / "c" / "1" / "0"
+    for content in (chunk.read_bytes()[:-1], chunk.read_bytes() + b"x"):
+        chunk.write_bytes(content)
+        with pytest.raises(StoreOpenError, match=r"c/1/0: not a whole chunk of 1200 bytes; delete"):
+            rows.read()
+        rows.read(np.array([0, 255]))  # other chunks are whole
+
+
 def test_a_node_made_otherwise_is_never_mixed(rows: Rows, store: SlideStore) -> None:
     with pytest.raises(StoreMismatchError, match=r"made with other width \(3, now 4\)"):
         store.create_rows(rows.name, row_shape=(4,), dtype=np.float32, block=100, fill=np.nan,
