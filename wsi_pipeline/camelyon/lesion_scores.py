@@ -92,12 +92,22 @@ def score_lesions(
     """
     if not detections.is_dir():
         raise DetectionError(f"{detections}: no such folder of detections")
-    left_out = {name.lower() for name in exclude}
-    files = _kept({p.stem: p for p in sorted(detections.glob("*.csv"))}, left_out)
-    truth = None if reference is None else _truth(reference, files, left_out)
-    found = _kept(find_masks(masks), left_out)
-    found = named_as(found, files if truth is None else {**files, **truth}, str(masks))
     in_truth = reference.name if isinstance(reference, Path) else "the reference"
+    truth = read_reference(reference) if isinstance(reference, Path) else reference
+    files = {path.stem: path for path in sorted(detections.glob("*.csv"))}
+    found = find_masks(masks)
+    known = {name.lower() for name in (*files, *found, *(truth or ()))}
+    strange = [name for name in exclude if name.lower() not in known]
+    if strange:
+        raise DetectionError(
+            f"exclude: neither detections nor masks nor the reference name {few(strange)}; "
+            "correct the name, or leave it out"
+        )
+    left_out = {name.lower() for name in exclude}
+    files, found = _kept(files, left_out), _kept(found, left_out)
+    if truth is not None:
+        truth = named_as(_kept(truth, left_out), files, in_truth)
+    found = named_as(found, files if truth is None else {**files, **truth}, str(masks))
     has_tumour = _with_tumour(truth, in_truth, files, found)
     missing = tuple(name for name in has_tumour if name not in files)
     if missing and not allow_missing:
@@ -118,16 +128,6 @@ def score_lesions(
 
 def _kept(found: Mapping[str, T], left_out: Collection[str]) -> dict[str, T]:
     return {name: value for name, value in found.items() if name.lower() not in left_out}
-
-
-def _truth(
-    reference: Path | Mapping[str, bool], files: Mapping[str, Path], left_out: Collection[str]
-) -> dict[str, bool]:
-    """Return whether each slide has tumour, under the names of the files of detections."""
-    place, read = "the reference", reference
-    if isinstance(read, Path):
-        place, read = read.name, read_reference(read)
-    return named_as(_kept(read, left_out), files, place)
 
 
 def _with_tumour(

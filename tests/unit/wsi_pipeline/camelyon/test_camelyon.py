@@ -172,6 +172,8 @@ def test_slides_and_masks_that_do_not_fit(small: Path, capsys: Capture) -> None:
     message = refused(capsys, "froc", *folders(small))
     assert "no mask of test_002: without --reference only a slide whose name starts" in message
     assert found(capsys, "froc", *folders(small), "--exclude", "test_002")["froc_score"] == 1
+    message = refused(capsys, "froc", *folders(small), "--exclude", "test_002", "test_2")
+    assert "neither detections nor masks nor the reference name test_2;" in message
     reference = small / "reference.csv"
     for lines, message in (
         ("test_001,Tumor\nnormal_001,Normal", "no line for test_002, which have detections"),
