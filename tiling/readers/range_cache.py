@@ -23,7 +23,9 @@ class RangeCache:
         self.limit_bytes = limit_bytes
         self.bytes = 0
         self._kept: OrderedDict[tuple[int, Range], bytes] = OrderedDict()
-        self._lock = threading.Lock()
+        # Python may let go of a source, and so drop its file, wherever it makes an object: in the
+        # midst of these methods too, where a plain lock would wait for itself.
+        self._lock = threading.RLock()
 
     def get(self, file: int, wanted: Range) -> bytes | None:
         """Return what was kept under that very range."""
@@ -42,8 +44,9 @@ class RangeCache:
         """Keep ranges; what was used least recently goes."""
         with self._lock:
             for key, data in found.items():
-                self.bytes += len(data) - len(self._kept.pop((file, key), b""))
+                before = self._kept.pop((file, key), b"")
                 self._kept[file, key] = data
+                self.bytes += len(data) - len(before)
             while self.bytes > self.limit_bytes:
                 _, dropped = self._kept.popitem(last=False)
                 self.bytes -= len(dropped)
@@ -51,5 +54,6 @@ class RangeCache:
     def drop(self, file: int) -> None:
         """Forget a file that was closed."""
         with self._lock:
-            for key in [k for k in self._kept if k[0] == file]:
-                self.bytes -= len(self._kept.pop(key))
+            for key in [k for k in list(self._kept) if k[0] == file]:
+                dropped = self._kept.pop(key, b"")
+                self.bytes -= len(dropped)
