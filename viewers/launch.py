@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,6 @@ def create_viewer(
     try:
         import napari
         from napari.layers import Layer
-        from napari.settings import get_settings
 
         import_qt()
     except ImportError as err:
@@ -65,8 +65,6 @@ def create_viewer(
         layers = read_layers(str(path))
     else:
         layers = read_layers(str(path)) if mpp is None else slide_layers(path, mpp=mpp)
-    # Reading off the window's thread: panning blocks it several times less.
-    get_settings().experimental.async_ = True
     viewer = napari.Viewer(title=f"{Path(path).name} · research use only", show=show)
     attend(layers)
     for layer in layers:
@@ -80,7 +78,12 @@ def create_viewer(
 
 
 def view(path: str | Path, store: str | Path | None = None, *, mpp: float | None = None) -> None:
-    """Open napari as :func:`create_viewer` does, and return when the window is closed."""
+    """Open napari as :func:`create_viewer` does, and return when the window is closed.
+
+    It reads off the window's thread unless ``NAPARI_ASYNC=0`` is set: panning blocks the window
+    several times less. Not by napari's settings, which are the user's and would keep it.
+    """
+    os.environ.setdefault("NAPARI_ASYNC", "1")
     create_viewer(path, store, mpp=mpp)
     import napari
 

@@ -139,21 +139,49 @@ def test_wsi_view_opens_slide_heatmap_and_scale_bar(
 
     viewer = make_napari_viewer()
     monkeypatch.setattr(napari, "Viewer", lambda **_: viewer)
-    settings = napari.settings.get_settings()
-    before = settings.experimental.async_
     attrs = scored_store._group.attrs
     attrs["wsi_pipeline"] = {
         **scored_store.attrs, "slide": {**scored_store.attrs["slide"], "mpp_x": 0.25, "mpp_y": 0.25}
     }  # fmt: skip
-    try:
-        create_viewer(tissue_path, scored_store.path)
-    finally:
-        settings.experimental.async_ = before
+    create_viewer(tissue_path, scored_store.path)
     slide, heat, tissue = viewer.layers
     assert (heat.visible, tissue.visible) == (True, False)
     assert slide.scale.tolist() == [0.25, 0.25]  # the store's pixel size, not the slide's 0.5
     assert heat.scale.tolist() == [64.0, 64.0]
     assert viewer.canvas.overlays.scale_bar.visible
+
+
+ASYNC = """
+import os, sys
+import napari
+from viewers import launch
+
+napari.run = lambda: None
+made = []
+create = launch.create_viewer
+launch.create_viewer = lambda *a, **k: made.append(create(*a, **k, show=False))
+launch.view(sys.argv[1])
+settings = napari.settings.get_settings()
+print(made[0]._layer_slicer._force_sync, settings._save_dict().get("experimental"))
+made[0].close()
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@needs_display
+@pytest.mark.parametrize(("wanted", "said"), [(None, "False None"), ("0", "True None")])
+def test_wsi_view_reads_off_the_windows_thread_and_leaves_the_users_settings_alone(
+    tissue_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str | None, said: str
+) -> None:
+    monkeypatch.delenv("NAPARI_ASYNC", raising=False)
+    if wanted is not None:
+        monkeypatch.setenv("NAPARI_ASYNC", wanted)
+    found = subprocess.run(
+        [sys.executable, "-c", ASYNC, str(tissue_path)],
+        capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    assert found.stdout.splitlines()[-1] == said
 
 
 @pytest.fixture
