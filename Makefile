@@ -28,7 +28,7 @@ lint: install
 	$(BIN)/mypy
 
 test: install display lint
-	QT_QPA_PLATFORM=xcb $(BIN)/python -m pytest -q --durations=15
+	QT_QPA_PLATFORM=xcb $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --durations=15
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 -p no:xvfb notebooks
 
 # 2,000 damaged slides, read by every reader; the tests read 200.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,12 @@ from numpy.typing import NDArray
 import mil_models  # noqa: F401 (before torch: see there what it says to its threads)
 from tiling import Slide, open_slide
 from tiling.write import write_slide
+
+OWN_HOME = tempfile.TemporaryDirectory(prefix="wsi-tests-")
+"""Where napari keeps its settings and the plugin what waits to be written, instead of the user's
+own: neither may a test change those, nor they a test. Before anything asks for these folders."""
+for name in ("CONFIG", "DATA", "STATE"):
+    os.environ[f"XDG_{name}_HOME"] = f"{OWN_HOME.name}/{name.lower()}"
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 CODED_SIZE = (1302, 1006)
@@ -133,6 +140,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
     With all of them in one process it crashed there in two of four whole runs, after the report.
     """
+    OWN_HOME.cleanup()
     if EXIT_STATUS in config.stash:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -19,6 +19,19 @@ with contextlib.suppress(ImportError):
 hold_constants()
 
 
+@pytest.fixture(autouse=True)
+def no_question_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dialog that no test answers is an error; it would wait for ever."""
+    widgets = pytest.importorskip("qtpy.QtWidgets")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a dialog waits for an answer that no test gives")
+
+    monkeypatch.setattr(widgets.QMessageBox, "exec", refuse)
+    for name in ("getExistingDirectory", "getOpenFileName", "getOpenFileNames", "getSaveFileName"):
+        monkeypatch.setattr(widgets.QFileDialog, name, refuse)
+
+
 @pytest.fixture
 def scored_store(tissue_path: Path, tmp_path: Path) -> SlideStore:
     """16 tiles of 256 px; attention rises with the index, tile 3 could not be read."""

@@ -25,16 +25,16 @@ ISLANDS = [(x, y) for y in (256, 512, 768) for x in (512, 768, 1024, 1280)][:10]
 @pytest.fixture(autouse=True)
 def own_second_place(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """The user's data folder is a fresh one, and nothing waits from an earlier test."""
+) -> Iterator[Path]:
+    """The user's data folder is a fresh one, and nothing waits from one test to the next."""
     from viewers.review import log, opened
     from viewers.review.keeper import KEEPER
 
     folder = tmp_path_factory.mktemp("data") / "waiting"
     monkeypatch.setattr(log, "spare_folder", lambda: folder)
     monkeypatch.setattr(opened, "opened_path", lambda: folder.with_name("opened.jsonl"))
+    yield folder
     KEEPER.waiting.clear()
-    return folder
 
 
 @pytest.fixture
