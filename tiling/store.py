@@ -32,7 +32,8 @@ from tiling.grid import TileGrid, TileSpec
 from tiling.nodes import ATTRIBUTES, Json, Rows, as_json, attributes_of, slug_of
 from tiling.readers.kinds import is_zarr
 from tiling.resolution import objective_power
-from tiling.slide import Slide, Source, read_source
+from tiling.slide import Slide
+from tiling.source import Source, read_source
 from tiling.tiles import TileGeometry
 from tiling.tissue import TissueMask
 from tiling.urls import is_url, public_url

@@ -9,7 +9,7 @@ import platformdirs
 
 from tiling.atomic import replacing
 from tiling.resolution import PLAUSIBLE_MPP
-from tiling.slide import read_source
+from tiling.source import read_source
 
 
 def memory_path() -> Path:

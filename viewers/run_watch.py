@@ -13,7 +13,7 @@ from tiling.errors import WSIError
 from tiling.grid import TileGrid
 from tiling.heatmap import percentile_rank, score_map
 from tiling.nodes import Rows
-from tiling.slide import read_source
+from tiling.source import read_source
 from tiling.store import Prediction, SlideStore, iter_stores, open_store
 from tiling.tiles import TileStatus
 from viewers.layers import LayerData, attention_layers

@@ -12,8 +12,8 @@ from pathlib import Path
 from tiling.errors import SlideError, StoreError
 from tiling.readers.kinds import is_zarr
 from tiling.readers.registry import slide_file
-from tiling.slide import read_source
 from tiling.slide_folder import SLIDE_SUFFIXES, slide_name, slides_below
+from tiling.source import read_source
 from tiling.store import open_store
 from tiling.urls import is_url, public_url
 from wsi_pipeline.errors import UsageError

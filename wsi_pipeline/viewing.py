@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tiling.slide import read_source
+from tiling.source import read_source
 from tiling.store import SlideStore, iter_stores
 from wsi_pipeline.errors import UsageError
 

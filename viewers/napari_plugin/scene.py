@@ -173,7 +173,7 @@ def check_same_slide(slide: ShownSlide, store: SlideStore) -> None:
     ReviewError
         It is another slide's.
     """
-    from tiling.slide import read_source
+    from tiling.source import read_source
 
     if read_source(slide.path).quick_hash != store.source.quick_hash:
         raise ReviewError(

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mil_models.segmentation.options import NetworkOptions, SegmentationOptions
 from tiling.region_sampling import LabelledSlideTiles, TilePool, labelled_tiles
-from tiling.slide import open_slide, read_source
+from tiling.slide import open_slide
+from tiling.source import read_source
 from tiling.tissue import tissue_mask
 from wsi_pipeline.errors import UsageError, as_usage_error
 from wsi_pipeline.manifest import SlideEntry, collect_slides

@@ -32,7 +32,7 @@ from tiling.readers import byte_source
 from tiling.readers.byte_source import RemoteBytes
 from tiling.readers.range_cache import RangeCache
 from tiling.samples import write_sample_slide
-from tiling.slide import read_source
+from tiling.source import read_source
 from tiling.tiles import TileGeometry, TileStatus, read_tiles
 
 HEADERS_BYTES = 256 << 10

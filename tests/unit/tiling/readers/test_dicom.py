@@ -38,7 +38,7 @@ from tests.dicom_slides import (
 from tiling import open_slide
 from tiling.errors import SlideOpenError, SlideReadError
 from tiling.readers.dicom_frames import stated_size
-from tiling.slide import read_source
+from tiling.source import read_source
 
 SIZE = (203, 151)
 """Odd, and no multiple of the 64 x 48 px frames."""

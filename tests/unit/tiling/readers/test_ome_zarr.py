@@ -22,7 +22,7 @@ from tests.unit.tiling.test_store import make_store
 from tests.zarr_slides import write_ome_zarr
 from tiling import level_array, open_slide
 from tiling.errors import SlideOpenError, SlideReadError
-from tiling.slide import read_source
+from tiling.source import read_source
 
 SIZE = (301, 203)
 
