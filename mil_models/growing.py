@@ -6,7 +6,7 @@ import numpy as np
 
 from mil_models.bags import contract_of
 from mil_models.checkpoint import Model
-from mil_models.prediction import predict_bag, prediction_name
+from mil_models.prediction import over_tiles, predict_bag, prediction_name
 from tiling.store import SlideStore
 
 
@@ -44,15 +44,13 @@ class GrowingScore:
             rows = self._rows.rows_of(block)
             self._values[rows] = self._rows.data[rows]
         self._missing = missing
-        keep = np.isfinite(self._values).all(axis=1)
+        keep = np.asarray(np.isfinite(self._values).all(axis=1))
         found = predict_bag(self._model, self._values[keep], self._store.grid.coords[keep])
-        attention = np.full(len(self._store), np.nan, np.float32)
-        attention[keep] = found.attention
         tiles = int(keep.sum())
         self._store.write_growing_prediction(
             self._name,
             scores=dict(zip(self._model.classes, found.scores.tolist(), strict=True)),
-            attention=attention,
+            attention=over_tiles(found.attention, keep),
             attrs={**self._identity, "label": found.label, "tiles": tiles},
         )
         return tiles

@@ -149,6 +149,13 @@ def _attention_of(
     return np.asarray(attention[branch].double().numpy(), np.float64)
 
 
+def over_tiles(values: NDArray[np.float32], keep: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return values ``(instances,)`` in the places of their tiles ``(N,)``, the others NaN."""
+    found = np.full(len(keep), np.nan, np.float32)
+    found[keep] = values
+    return found
+
+
 def predict(
     store: SlideStore, model: Model, *, inside: NDArray[np.bool_] | None = None
 ) -> Prediction:
@@ -182,16 +189,13 @@ def predict(
             )
     found = predict_bag(model, values[keep], store.grid.coords[keep])
     point = model.operating_point
-    attention = np.full(len(store), np.nan, np.float32)
-    attention[keep] = found.attention
     others = {}
     if found.contribution is not None:
-        others["contribution"] = np.full(len(store), np.nan, np.float32)
-        others["contribution"][keep] = found.contribution
+        others["contribution"] = over_tiles(found.contribution, keep)
     return store.write_prediction(
         name,
         scores=dict(zip(model.classes, found.scores.tolist(), strict=True)),
-        attention=attention,
+        attention=over_tiles(found.attention, keep),
         others=others,
         attrs={
             **identity,

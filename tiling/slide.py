@@ -15,11 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiling.errors import (
-    SlideReadError,
-    SlideTooLargeError,
-    UnsoundSlideError,
-)
+from tiling.errors import SlideReadError, SlideTooLargeError, UnsoundSlideError
 from tiling.geometry import PixelBox, true_downsample
 from tiling.readers.base import WHITE, check_level_sizes
 from tiling.readers.registry import load_reader, open_reader
