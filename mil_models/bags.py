@@ -134,18 +134,13 @@ class BagCache:
         return bag if draw is None else bag.sampled(draw)
 
     def stream(
-        self,
-        slides: Sequence[LabelledSlide],
-        draws: Sequence[Draw] | None = None,
-        *,
-        ahead: int = READ_AHEAD,
+        self, wanted: Iterable[tuple[LabelledSlide, Draw | None]], *, ahead: int = READ_AHEAD
     ) -> Generator[Bag, None, None]:
-        """Yield the bags, or draws from them, in order; threads read while the caller works."""
-        wanted: Sequence[Draw | None] = draws or [None] * len(slides)
+        """Yield bags, or draws from them, in order; threads read on while the caller works."""
         with ExitStack() as stack:
             pool: ThreadPoolExecutor | None = None
             pending: deque[Bag | Future[Bag]] = deque()
-            for slide, draw in zip(slides, wanted, strict=True):
+            for slide, draw in wanted:
                 if slide.slide_id in self._bags:
                     pending.append(self.bag(slide, draw))
                 else:

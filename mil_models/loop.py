@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import cast
@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from mil_models.bags import BagCache, Draw
+from mil_models.bags import Bag, BagCache, Draw
 from mil_models.heads import Criterion, MILHead, MILOutput
 from mil_models.labels import LabelledSlide
 from mil_models.options import TrainOptions
@@ -154,24 +154,27 @@ def train_head(
         best = unpack(saved[0], head, optimizer)
         progress = _Progress(**saved[1])
     last_save = time.monotonic()
-    for epoch in range(progress.epoch + 1, options.epochs + 1):
-        if _is_over(progress, lesson, options):
-            break
-        loss = _epoch(model, optimizer, lesson, cache, options, fabric, epoch)
-        validation = _validate(head, lesson, cache, fabric)
-        progress.epoch = epoch
-        progress.history.append(
-            {"epoch": epoch, "learning_rate": learning_rate(options, epoch), "train_loss": loss,
-             "validation_loss": validation}
-        )  # fmt: skip
-        if validation is not None and validation < progress.best_loss:
-            progress.best_loss, progress.best_epoch = validation, epoch
-            best = _copy(head)
-        if on_epoch is not None:
-            on_epoch(lesson.split.name, epoch, options.epochs, validation)
-        if resume is not None and time.monotonic() - last_save >= options.checkpoint_seconds:
-            resume.save(lesson.name, packed(head, best, optimizer), asdict(progress))
-            last_save = time.monotonic()
+    epochs = range(progress.epoch + 1, options.epochs + 1)
+    # One stream for all epochs: the first bags of the next are read while the last is validated.
+    with closing(cache.stream(_bags_of(lesson, options, fabric, epochs))) as bags:
+        for epoch in epochs:
+            if _is_over(progress, lesson, options):
+                break
+            loss = _epoch(model, optimizer, lesson, bags, cache, options, fabric, epoch)
+            validation = _validate(head, lesson, cache, fabric)
+            progress.epoch = epoch
+            progress.history.append(
+                {"epoch": epoch, "learning_rate": learning_rate(options, epoch),
+                 "train_loss": loss, "validation_loss": validation}
+            )  # fmt: skip
+            if validation is not None and validation < progress.best_loss:
+                progress.best_loss, progress.best_epoch = validation, epoch
+                best = _copy(head)
+            if on_epoch is not None:
+                on_epoch(lesson.split.name, epoch, options.epochs, validation)
+            if resume is not None and time.monotonic() - last_save >= options.checkpoint_seconds:
+                resume.save(lesson.name, packed(head, best, optimizer), asdict(progress))
+                last_save = time.monotonic()
     epoch = progress.epoch
     if progress.best_epoch:
         head.load_state_dict(best)
@@ -187,14 +190,49 @@ def train_head(
 def score_slides(head: MILHead, slides: Sequence[LabelledSlide], cache: BagCache) -> Tensor:
     """Return the logits ``(B, C)`` of slides, all their instances, on the CPU."""
     device = next(head.parameters()).device
-    found = [score_bag(head, bag.to(device))[0].float().cpu() for bag in cache.stream(slides)]
+    bags = cache.stream((slide, None) for slide in slides)
+    found = [score_bag(head, bag.to(device))[0].float().cpu() for bag in bags]
     return torch.stack(found) if found else torch.zeros(0, head.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The slides of a step, what is drawn of each, and the places of this process's own."""
+
+    indices: list[int]
+    draws: list[Draw]
+    own: list[int]
+
+
+def _steps(lesson: Lesson, options: TrainOptions, fabric: Fabric, epoch: int) -> list[_Step]:
+    order = _order(lesson, epoch)
+    size = max(options.batch or lesson.task.batch, options.devices)
+    return [
+        _Step(
+            indices := order[start : start + size],
+            [Draw(options.max_instances, seed_of(lesson.seed, epoch, number, place))
+             for place in range(len(indices))],
+            _share(len(indices), fabric),
+        )
+        for number, start in enumerate(range(0, len(order), size))
+    ]  # fmt: skip
+
+
+def _bags_of(
+    lesson: Lesson, options: TrainOptions, fabric: Fabric, epochs: Iterable[int]
+) -> Iterator[tuple[LabelledSlide, Draw]]:
+    """Yield what this process trains on, in order."""
+    for epoch in epochs:
+        for step in _steps(lesson, options, fabric, epoch):
+            for place in step.own:
+                yield lesson.slides[step.indices[place]], step.draws[place]
 
 
 def _epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     lesson: Lesson,
+    bags: Iterator[Bag],
     cache: BagCache,
     options: TrainOptions,
     fabric: Fabric,
@@ -202,42 +240,30 @@ def _epoch(
 ) -> float:
     """Train one epoch and return the mean loss of the bags that this process saw."""
     model.train()
-    order = _order(lesson, epoch)
-    size = max(options.batch or lesson.task.batch, options.devices)
-    steps = [order[start : start + size] for start in range(0, len(order), size)]
-    mine = [_share(len(step), fabric) for step in steps]
-    draws = [
-        [Draw(options.max_instances, seed_of(lesson.seed, epoch, number, position))
-         for position in range(len(step))]
-        for number, step in enumerate(steps)
-    ]  # fmt: skip
     losses: list[Tensor] = []
-    # One stream for all steps: the bags of the next ones are read while this one is at work.
-    places = [(number, position) for number, own in enumerate(mine) for position in own]
-    bags = [lesson.slides[steps[number][position]] for number, position in places]
-    with closing(cache.stream(bags, [draws[n][p] for n, p in places])) as coming:
-        for number, (step, own) in enumerate(zip(steps, mine, strict=True)):
-            rate = learning_rate(options, epoch - 1 + (number + 1) / len(steps))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            weight = fabric.world_size / len(step) if fabric.global_rank < len(step) else 0.0
-            targets = lesson.targets[step].to(fabric.device)
-            logits = None
-            if lesson.task.risk_set:
-                rivals = [lesson.slides[index] for index in step]
-                logits = _held_logits(model, rivals, draws[number], cache, fabric)
-            for count, position in enumerate(own, start=1):
-                criterion: Criterion = lesson.task.loss
-                if logits is not None:
-                    criterion = lesson.task.within(logits, targets, position)
-                with fabric.no_backward_sync(model, enabled=count < len(own)):  # type: ignore[arg-type]
-                    here = next(coming).to(fabric.device)
-                    loss = model(here.values, here.coords, targets[position : position + 1],
-                                 criterion, _seeded(draws[number][position].seed))  # fmt: skip
-                    fabric.backward(loss * weight)
-                losses.append(loss.detach())
-            optimizer.step()
-            optimizer.zero_grad()
+    steps = _steps(lesson, options, fabric, epoch)
+    for number, step in enumerate(steps, start=1):
+        rate = learning_rate(options, epoch - 1 + number / len(steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        count = len(step.indices)
+        weight = fabric.world_size / count if fabric.global_rank < count else 0.0
+        targets = lesson.targets[step.indices].to(fabric.device)
+        logits = None
+        if lesson.task.risk_set:
+            logits = _held_logits(model, lesson, step, cache, fabric)
+        for place in step.own:
+            criterion: Criterion = lesson.task.loss
+            if logits is not None:
+                criterion = lesson.task.within(logits, targets, place)
+            with fabric.no_backward_sync(model, enabled=place != step.own[-1]):  # type: ignore[arg-type]
+                bag = next(bags).to(fabric.device)
+                loss = model(bag.values, bag.coords, targets[place : place + 1], criterion,
+                             _seeded(step.draws[place].seed))  # fmt: skip
+                fabric.backward(loss * weight)
+            losses.append(loss.detach())
+        optimizer.step()
+        optimizer.zero_grad()
     return float(torch.stack(losses).mean())
 
 
@@ -258,16 +284,13 @@ def unwrapped(model: nn.Module) -> _Objective:
 
 @torch.no_grad()
 def _held_logits(
-    model: nn.Module,
-    bags: Sequence[LabelledSlide],
-    draws: Sequence[Draw],
-    cache: BagCache,
-    fabric: Fabric,
+    model: nn.Module, lesson: Lesson, step: _Step, cache: BagCache, fabric: Fabric
 ) -> Tensor:
     """Return the logits of a step's bags as the step itself will find them, without gradients."""
     found: list[Tensor] = []
     objective = unwrapped(model)  # past Fabric and its gradient exchange
-    for draw, bag in zip(draws, cache.stream(bags, draws), strict=True):
+    wanted = [(lesson.slides[i], draw) for i, draw in zip(step.indices, step.draws, strict=True)]
+    for (_, draw), bag in zip(wanted, cache.stream(wanted), strict=True):
         here = bag.to(fabric.device)
         generator = _seeded(draw.seed)
         with fabric.autocast():
