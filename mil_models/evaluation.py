@@ -68,7 +68,7 @@ def evaluate_answers(
     patients: Sequence[str],
     *,
     folds: Sequence[str] | None = None,
-    fitted_on: ClassAnswers | None = None,
+    fitted_on: ClassAnswers | LabelAnswers | None = None,
     point: OperatingPoint | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
     options: EvaluationOptions = EvaluationOptions(),
@@ -83,12 +83,19 @@ def evaluate_answers(
         The fold that tested each slide. Calibration and operating point are fitted on all other
         folds, one after the other; without folds five groups of patients take their place.
     fitted_on
-        Answers to other slides (a validation set) to fit both on instead.
+        Answers to other slides (a validation set) of the same kind, to fit both on instead.
     point
         An operating point that was chosen before, to be judged as it is.
     groups
         Columns by which subgroups are formed, a value for every slide.
+
+    Raises
+    ------
+    ValueError
+        `fitted_on` answers another question, or has other classes or another order of them.
     """
+    if fitted_on is not None:
+        _check_alike(answers, fitted_on)
     seed, resamples = options.seed, options.resamples
     found: dict[str, Any] = {
         "metrics": answer_metrics(answers, patients, seed=seed, resamples=resamples),
@@ -99,8 +106,12 @@ def evaluate_answers(
         },
     }
     if isinstance(answers, LabelAnswers):
-        found["labels"] = label_figures(answers, patients, _parts(patients, folds), options)
+        others = fitted_on if isinstance(fitted_on, LabelAnswers) else None
+        found["labels"] = label_figures(
+            answers, patients, _parts(patients, folds), others, options=options
+        )
     if isinstance(answers, ClassAnswers):
+        fitted_on = fitted_on if isinstance(fitted_on, ClassAnswers) else None
         parts = _parts(patients, folds)
         found["calibration"] = calibration_figures(answers, patients, parts, fitted_on)
         matrix = confusion_matrix(
@@ -150,22 +161,38 @@ def label_figures(
     answers: LabelAnswers,
     patients: Sequence[str],
     parts: Sequence[str],
+    fitted_on: LabelAnswers | None = None,
+    *,
     options: EvaluationOptions = EvaluationOptions(),
 ) -> dict[str, dict[str, Any]]:
     """Return `calibration` and `operating_point` of each label, from slides where it is known."""
     found = {}
     for number, label in enumerate(answers.classes):
-        known = np.flatnonzero(np.isfinite(answers.targets[:, number]))
-        one = ClassAnswers(
-            "binary", ("absent", "present"), answers.targets[known, number].astype(np.int64),
-            against_absence(answers.scores[known, number]),
-        )  # fmt: skip
+        one, known = _one_label(answers, number)
+        others = None if fitted_on is None else _one_label(fitted_on, number)[0]
         whose, folds = ([texts[i] for i in known.tolist()] for texts in (patients, parts))
         found[label] = {
-            "calibration": calibration_figures(one, whose, folds),
-            "operating_point": judged_point(one, whose, folds, None, None, options),
+            "calibration": calibration_figures(one, whose, folds, others),
+            "operating_point": judged_point(one, whose, folds, others, None, options),
         }
     return found
+
+
+def _one_label(answers: LabelAnswers, number: int) -> tuple[ClassAnswers, NDArray[np.int64]]:
+    """Return a label as a question of its own, and the rows in which it is known."""
+    known = np.flatnonzero(np.isfinite(answers.targets[:, number]))
+    targets = answers.targets[known, number].astype(np.int64)
+    scores = against_absence(answers.scores[known, number])
+    return ClassAnswers("binary", ("absent", "present"), targets, scores), known
+
+
+def _check_alike(answers: Answers, others: ClassAnswers | LabelAnswers) -> None:
+    if not isinstance(answers, type(others)) or answers.classes != others.classes:
+        asked = getattr(answers, "classes", ())
+        raise ValueError(
+            f"fit on {', '.join(others.classes)}, judged {', '.join(asked) or 'numbers'}: "
+            "both must be of the same classes in the same order"
+        )
 
 
 def judged_point(

@@ -111,7 +111,7 @@ def _evaluate_task(
     by: Sequence[str],
     options: EvaluationOptions,
 ) -> dict[str, Any]:
-    from mil_models.answers import ClassAnswers
+    from mil_models.answers import ClassAnswers, LabelAnswers
     from mil_models.evaluation import evaluate_answers
     from wsi_pipeline.evaluation_page import write_evaluation_page
 
@@ -125,10 +125,10 @@ def _evaluate_task(
     patients = _patients(table, rows)
     groups = _groups(table, rows, by)
     folds = table.columns.get("fold")
-    fitted_on: ClassAnswers | None = None
+    fitted_on: ClassAnswers | LabelAnswers | None = None
     if "fit_on" in tables:
         others = _answers(tables["fit_on"])[0]
-        if not isinstance(others, ClassAnswers):
+        if not isinstance(others, ClassAnswers | LabelAnswers):
             raise UsageError("--fit-on is for tasks with classes")
         fitted_on = others
     found: dict[str, Any] = {

@@ -118,6 +118,26 @@ def test_each_label_is_calibrated_where_it_is_known() -> None:
     assert found["b"]["calibration"]["temperature"] is None
 
 
+def test_each_label_is_fitted_on_other_slides_of_the_same_labels() -> None:
+    def labelled(two: ClassAnswers, *names: str) -> LabelAnswers:
+        targets = np.stack([two.targets, np.where(two.targets == 1, 1.0, np.nan)], axis=1)
+        return LabelAnswers("multilabel", names, targets, two.scores[:, [1, 1]])
+
+    test, validation = answers(80, sharp=3.0), answers(60, sharp=3.0, seed=1)
+    patients = [f"p{i}" for i in range(80)]
+    found = evaluate_answers(
+        labelled(test, "a", "b"), patients, fitted_on=labelled(validation, "a", "b"),
+        options=OPTIONS,
+    )["labels"]  # fmt: skip
+    plain = evaluate_answers(test, patients, fitted_on=validation, options=OPTIONS)
+    assert found["a"] == {k: plain[k] for k in ("calibration", "operating_point")}
+    assert found["a"]["operating_point"]["chosen_on"] == "other slides"
+    assert found["b"]["calibration"]["temperature"] is None
+    for others in (labelled(validation, "b", "a"), validation):
+        with pytest.raises(ValueError, match=r"fit on .*, judged a, b: both must be of the same"):
+            evaluate_answers(labelled(test, "a", "b"), patients, fitted_on=others, options=OPTIONS)
+
+
 def test_risk_groups_are_parted_at_the_median() -> None:
     time = np.array([1.0, 2, 3, 4, 5, 6])
     event = np.array([True, True, False, True, True, False])

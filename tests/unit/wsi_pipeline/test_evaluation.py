@@ -126,6 +126,11 @@ def test_fitting_on_a_validation_set(tmp_path: Path, capsys: pytest.CaptureFixtu
         (float(r["score_tumour"]) >= point["chosen"]["threshold"]) for r in rows(seed=1)[1::2]
     ]
     assert point["sensitivity"] == pytest.approx(np.mean(scores))
+    other = [{k.replace("tumour", "polyp"): v.replace("tumour", "polyp") for k, v in row.items()}
+             for row in rows(seed=2)]  # fmt: skip
+    write(validation, other)
+    assert wsi("evaluate", test, "--fit-on", validation, "-o", tmp_path / "out") == 2
+    assert "fit on benign, polyp, judged benign, tumour" in capsys.readouterr().err
 
 
 def test_grades_values_and_survival(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
