@@ -9,14 +9,12 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from viewers.levels import LevelPlan
+from viewers.level_plan import LevelPlan
 
 Pixels = NDArray[np.uint8]
 BLOCK_PX = 2048

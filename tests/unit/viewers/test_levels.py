@@ -15,14 +15,8 @@ from hypothesis import strategies as st
 
 from tests.conftest import coded_pixels, write_lossless
 from tiling import Slide, open_slide
-from viewers.levels import (
-    SMALL_PX,
-    ChunkCache,
-    SlidePyramid,
-    chunk_size,
-    plan_levels,
-    stripes,
-)
+from viewers.level_plan import SMALL_PX, chunk_size, plan_levels
+from viewers.levels import ChunkCache, SlidePyramid, stripes
 
 TILE = (256, 256)
 

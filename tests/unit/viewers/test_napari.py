@@ -16,7 +16,7 @@ from tests.conftest import coded_pixels, write_lossless
 from tests.unit.tiling.test_store import make_store
 from tests.zarr_slides import write_ome_zarr
 from tiling import SlideStore
-from viewers import attention_layers, levels, slide_layers, store_layers
+from viewers import attention_layers, level_plan, levels, slide_layers, store_layers
 from viewers.napari_plugin.reader import get_reader
 
 napari = pytest.importorskip("napari")
@@ -222,7 +222,7 @@ def test_a_slide_without_pyramid_is_shown_as_it_is_read(
     """It is said; grey gives way to pixels in window and overview; a slide let go is not read."""
     from viewers.napari_plugin import preview_progress
 
-    monkeypatch.setattr(levels, "SMALL_PX", 64)
+    monkeypatch.setattr(level_plan, "SMALL_PX", 64)
     monkeypatch.setattr(levels, "PREVIEW_SOURCE_PX", 1)
     path = write_lossless(tmp_path / "flat.tif", [np.full((1500, 2100, 3), 201, np.uint8)], 0.5)
     viewer = make_napari_viewer(show=True)

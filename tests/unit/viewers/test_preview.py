@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from tests.conftest import write_lossless
 from tiling import open_slide
-from viewers import levels
-from viewers.levels import LevelPlan, SlidePyramid
+from viewers import level_plan, levels
+from viewers.level_plan import LevelPlan
+from viewers.levels import SlidePyramid
 from viewers.preview import BLOCK_PX, PENDING, Preview
 
 _Y, _X = np.indices((1503, 2101))
@@ -23,7 +24,7 @@ PIXELS = np.stack([_Y / 6, _X / 9, (_X + _Y) / 15], axis=2).astype(np.uint8)
 @pytest.fixture
 def flat_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiled TIFF of one level, which counts as huge here."""
-    monkeypatch.setattr(levels, "SMALL_PX", 64)
+    monkeypatch.setattr(level_plan, "SMALL_PX", 64)
     monkeypatch.setattr(levels, "PREVIEW_SOURCE_PX", 1)
     return write_lossless(tmp_path / "flat.tif", [PIXELS], 0.25)
 
