@@ -1,6 +1,8 @@
 # make install | demo | test | fuzz | lint | bench | clean
 PYTHON ?= python3
 VENV := .venv
+# A file's tests run in one process; if that dies, the run ends instead of starting it again.
+CORES := -n logical --maxprocesses 4 --dist loadfile --max-worker-restart 0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -28,7 +30,7 @@ lint: install
 	$(BIN)/mypy
 
 test: install display lint
-	QT_QPA_PLATFORM=xcb $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --durations=15
+	QT_QPA_PLATFORM=xcb $(BIN)/python -m pytest -q $(CORES) --durations=15
 	$(BIN)/python -m pytest -q --nbmake --nbmake-timeout=600 -p no:xvfb notebooks
 
 # 2,000 damaged slides, read by every reader; the tests read 200.
