@@ -70,11 +70,9 @@ class TableBags(BagCache):
 
     def __init__(self, values: dict[str, NDArray[np.float32]]) -> None:
         super().__init__()
-        self.values = values
-
-    def _read(self, slide: Row) -> Bag:  # type: ignore[override]
-        row = torch.from_numpy(self.values[slide.slide_id])[None]
-        return Bag(row, torch.zeros(1, 2, dtype=torch.int64))
+        for name, row in values.items():
+            place = torch.zeros(1, 2, dtype=torch.int64)
+            self._bags[name] = Bag(torch.from_numpy(row)[None], place)
 
 
 def read_table(path: Path) -> tuple[list[Row], NDArray[np.float64]]:

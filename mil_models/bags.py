@@ -17,12 +17,14 @@ from torch import Tensor
 
 from mil_models.errors import EmbeddingValueError, EmptyBagError, ModelMismatchError
 from mil_models.labels import LabelledSlide
-from tiling.nodes import Json, Rows, count_unreadable
+from tiling.nodes import Json, Rows
 from tiling.store import SlideStore
 from tiling.tiles import TileStatus
 
 READ_AHEAD = 2
 """Bags read before they are asked for, each by a thread."""
+FINITE_ROWS = 256
+"""Rows looked at together: they stay in the processor's cache."""
 CONTRACT_KEYS = ("encoder", "tiles")
 
 
@@ -84,6 +86,7 @@ class BagPart:
         x0, y0 of these in the bag's frame, int64, shape ``(N, 2)``.
     """
 
+    store: SlideStore
     rows: Rows
     keep: NDArray[np.bool_]
     coords: NDArray[np.int64]
@@ -91,12 +94,27 @@ class BagPart:
     def __len__(self) -> int:
         return len(self.coords)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the whole bag, values and places."""
+        return len(self) * int(self.rows.data.shape[1]) * 4 + self.coords.nbytes
+
     def values(self, wanted: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """Read the embeddings ``(N, D)`` of the real rows, or of those `wanted` among them."""
+        """Read the embeddings ``(N, D)`` of the real rows, or of those `wanted` among them.
+
+        Raises
+        ------
+        EmbeddingValueError
+            One holds NaN or infinity.
+        """
         rows = None if len(self) == len(self.keep) else np.flatnonzero(self.keep)
         if wanted is not None:
             rows = wanted if rows is None else rows[wanted]
-        return np.asarray(self.rows.read(rows), np.float32)
+        values = np.asarray(self.rows.read(rows), np.float32)
+        wrong = np.flatnonzero(~_finite(values))
+        if len(wrong):
+            raise _no_numbers(self.store, self.rows, wrong if rows is None else rows[wrong])
+        return values
 
 
 class BagCache:
@@ -122,11 +140,11 @@ class BagCache:
         """Return the bag of a slide or patient, unreadable tiles left out, or a draw from it."""
         bag = self._bags.get(slide.slide_id)
         if bag is None:
-            parts = self._parts.get(slide.slide_id)
-            if parts is not None:  # there was no room for it
-                return _read_again(parts, draw)
-            bag = self._read(slide)
-            size = bag.values.nbytes + bag.coords.nbytes
+            parts = self._parts_of(slide)
+            size = sum(part.nbytes for part in parts)
+            if size > self._room:
+                return _read(parts, draw)
+            bag = _read(parts)
             with self._keeping:  # several threads read ahead
                 if slide.slide_id not in self._bags and size <= self._room:
                     self._bags[slide.slide_id] = bag
@@ -152,11 +170,12 @@ class BagCache:
             while pending:
                 yield _ready(pending.popleft())
 
-    def _read(self, slide: LabelledSlide) -> Bag:
-        stores = [(store, store.embeddings(self._name)) for store in slide.stores]
-        parts, values = read_parts(stores)
-        self._parts[slide.slide_id] = parts
-        return _join(parts, values)
+    def _parts_of(self, slide: LabelledSlide) -> list[BagPart]:
+        found = self._parts.get(slide.slide_id)
+        if found is None:
+            found = bag_parts([(store, store.embeddings(self._name)) for store in slide.stores])
+            self._parts[slide.slide_id] = found
+        return found
 
 
 def cache_bytes() -> int:
@@ -172,7 +191,7 @@ def joined_bag(stores: Sequence[tuple[SlideStore, Rows]]) -> Bag:
     EmptyBagError, EmbeddingValueError
         Of one of the slides.
     """
-    return _join(*read_parts(stores))
+    return _read(bag_parts(stores))
 
 
 def slide_bag(store: SlideStore, rows: Rows) -> tuple[Bag, NDArray[np.bool_]]:
@@ -183,36 +202,32 @@ def slide_bag(store: SlideStore, rows: Rows) -> tuple[Bag, NDArray[np.bool_]]:
     EmptyBagError, EmbeddingValueError
         As :func:`read_bag`.
     """
-    parts, values = read_parts([(store, rows)])
-    return _join(parts, values), parts[0].keep
+    parts = bag_parts([(store, rows)])
+    return _read(parts), parts[0].keep
 
 
-def read_parts(
-    stores: Sequence[tuple[SlideStore, Rows]],
-) -> tuple[list[BagPart], list[NDArray[np.float32]]]:
-    """Return the slides of a bag, and the values of each; raises as `joined_bag` does."""
-    parts, values, left = [], [], 0
+def bag_parts(stores: Sequence[tuple[SlideStore, Rows]]) -> list[BagPart]:
+    """Return the slides of a bag, side by side; raises `EmptyBagError` as `real_rows` does."""
+    parts, left = [], 0
     for store, rows in stores:
-        embeddings, keep = read_bag(store, rows)
-        values.append(embeddings if keep.all() else embeddings[keep])
-        parts.append(BagPart(rows, keep, store.grid.coords[keep] + np.array([left, 0])))
+        keep = real_rows(store, rows)
+        parts.append(BagPart(store, rows, keep, store.grid.coords[keep] + np.array([left, 0])))
         if len(stores) > 1:
             left += int(store.attrs["slide"]["width"])
-    return parts, values
+    return parts
 
 
-def _join(parts: Sequence[BagPart], values: Sequence[NDArray[np.float32]]) -> Bag:
-    if len(parts) == 1:
-        return Bag(torch.from_numpy(values[0]), torch.from_numpy(parts[0].coords))
-    coords = np.concatenate([part.coords for part in parts])
-    return Bag(torch.from_numpy(np.concatenate(values)), torch.from_numpy(coords))
-
-
-def _read_again(parts: Sequence[BagPart], draw: Draw | None) -> Bag:
-    """Return a bag that was looked at before, or a draw from it, of which only that is kept."""
+def _read(parts: Sequence[BagPart], draw: Draw | None = None) -> Bag:
+    """Read a bag, or only what is drawn of it."""
     drawn = None if draw is None else draw.of(sum(len(part) for part in parts))
     if drawn is None:
-        return _join(parts, [part.values() for part in parts])
+        found = [part.values() for part in parts]
+        places = [part.coords for part in parts]
+        if len(parts) == 1:
+            return Bag(torch.from_numpy(found[0]), torch.from_numpy(places[0]))
+        return Bag(
+            torch.from_numpy(np.concatenate(found)), torch.from_numpy(np.concatenate(places))
+        )
     wanted = drawn.numpy()
     values = np.empty((len(wanted), parts[0].rows.data.shape[1]), np.float32)
     coords = np.empty((len(wanted), 2), np.int64)
@@ -239,12 +254,22 @@ def check_readable(slides: Iterable[LabelledSlide], embeddings: str | None) -> N
     """
     for slide in slides:
         for store in slide.stores:
-            status = store.embeddings(embeddings).read_status()
-            if count_unreadable(status) == len(status):
-                raise EmptyBagError(
-                    f"{store.slide_id}: no embedding (no tile could be decoded); leave the slide "
-                    "out"
-                )
+            real_rows(store, store.embeddings(embeddings))
+
+
+def real_rows(store: SlideStore, rows: Rows) -> NDArray[np.bool_]:
+    """Return which embeddings are real ``(N,)``: those of tiles that could be decoded.
+
+    Raises
+    ------
+    EmptyBagError
+        Not one is.
+    """
+    keep: NDArray[np.bool_] = rows.read_status() != TileStatus.UNREADABLE
+    if not keep.any():
+        reason = store.grid.reason or "no tile could be decoded"
+        raise EmptyBagError(f"{store.slide_id}: no embedding ({reason}); leave the slide out")
+    return keep
 
 
 def read_bag(store: SlideStore, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -257,24 +282,29 @@ def read_bag(store: SlideStore, rows: Rows) -> tuple[NDArray[np.float32], NDArra
     EmbeddingValueError
         The embedding of a tile that could be decoded holds NaN or infinity.
     """
+    keep = real_rows(store, rows)
     values = np.asarray(rows.read(), np.float32)
-    keep = np.empty(len(values), np.bool_)
-    for start in range(0, len(values), rows.block):  # a block stays in the processor's cache
-        here = slice(start, start + rows.block)
-        keep[here] = np.isfinite(values[here]).all(axis=1)
-    if len(keep) and keep.all():
-        return values, keep
-    wrong = ~keep & (rows.read_status() != TileStatus.UNREADABLE)
-    if wrong.any():
-        x0, y0 = store.grid.coords[wrong][0].tolist()
-        raise EmbeddingValueError(
-            f"{store.slide_id}: {int(wrong.sum())} embeddings hold NaN or infinity, though their "
-            f"tiles were read, the first at level-0 ({x0}, {y0}); delete {rows.name}, embed again"
-        )
-    if not keep.any():
-        reason = store.grid.reason or "no tile could be decoded"
-        raise EmptyBagError(f"{store.slide_id}: no embedding ({reason}); leave the slide out")
+    wrong = np.flatnonzero(keep & ~_finite(values))
+    if len(wrong):
+        raise _no_numbers(store, rows, wrong)
     return values, keep
+
+
+def _finite(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which rows are numbers throughout, shape ``(N,)``."""
+    found = np.empty(len(values), np.bool_)
+    for start in range(0, len(values), FINITE_ROWS):
+        here = slice(start, start + FINITE_ROWS)
+        found[here] = np.isfinite(values[here]).all(axis=1)
+    return found
+
+
+def _no_numbers(store: SlideStore, rows: Rows, wrong: NDArray[np.int64]) -> EmbeddingValueError:
+    x0, y0 = store.grid.coords[wrong[0]].tolist()
+    return EmbeddingValueError(
+        f"{store.slide_id}: {len(wrong)} embeddings hold NaN or infinity, though their tiles were "
+        f"read, one at level-0 ({x0}, {y0}); delete {rows.name}, embed again"
+    )
 
 
 def contract_of(rows: Rows) -> Json:

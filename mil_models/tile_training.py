@@ -22,7 +22,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own convention)
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mil_models.bags import BagCache, check_readable, common_contract, read_bag
+from mil_models.bags import BagCache, check_readable, common_contract, real_rows
 from mil_models.checkpoint import INTENDED_USE, SavedHead, check_new, save_model
 from mil_models.errors import LabelTableError
 from mil_models.heads import create_head
@@ -193,7 +193,7 @@ def _labels_of(
 ) -> Ints:
     """Return what each tile of a slide's bag is: normal, tumour, or neither."""
     store = slide.store
-    keep = read_bag(store, store.embeddings(embeddings))[1]
+    keep = real_rows(store, store.embeddings(embeddings))
     share = fractions.get(store.slide_id)
     if share is not None and share.shape != (len(store),):
         raise ValueError(f"{store.slide_id}: {share.shape} fractions of {len(store)} tiles")

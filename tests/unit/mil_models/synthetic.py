@@ -35,11 +35,9 @@ class MemoryBags(BagCache):
 
     def __init__(self, bags: Mapping[str, Array]) -> None:
         super().__init__()
-        self.bags = bags
-
-    def _read(self, slide: LabelledSlide) -> Bag:
-        values = torch.from_numpy(self.bags[slide.slide_id]).float()
-        return Bag(values, torch.zeros(len(values), 2, dtype=torch.int64))
+        for name, values in bags.items():
+            instances = torch.from_numpy(values).float()
+            self._bags[name] = Bag(instances, torch.zeros(len(values), 2, dtype=torch.int64))
 
 
 def reading(slide: str = "s", line: int = 2, **values: str) -> Reading:

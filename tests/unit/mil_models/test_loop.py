@@ -11,7 +11,7 @@ import torch
 
 from mil_models import train
 from mil_models.bags import Bag, BagCache, Draw
-from mil_models.errors import EmptyBagError
+from mil_models.errors import EmbeddingValueError, EmptyBagError
 from mil_models.heads import create_head
 from mil_models.labels import LabelledSlide
 from mil_models.loop import Lesson, _order, create_fabric, train_head
@@ -58,6 +58,20 @@ def test_a_draw_is_the_same_whether_its_bag_is_kept_or_read_again(make_stores: M
                 assert len(bag) == draw.limit
                 assert torch.equal(bag.values, expected.values)
                 assert torch.equal(bag.coords, expected.coords)
+
+
+def test_a_drawn_embedding_that_is_no_number_is_named(make_stores: MakeStores) -> None:
+    """In a bag that is not kept nobody looks at the others; a bag that is read whole tells all."""
+    [store] = make_stores(1)
+    slide, cache = LabelledSlide(store, "", "p"), BagCache(limit_bytes=0)
+    draw = Draw(4, seed=1)
+    [first, *_] = sorted(draw.of(len(store)).tolist())  # type: ignore[union-attr]
+    store.embeddings().data[first, 2] = np.nan
+    x0, y0 = store.grid.coords[first].tolist()
+    message = rf"a: 1 embeddings hold NaN .*, one at level-0 \({x0}, {y0}\); delete"
+    for wanted in (draw, None):
+        with pytest.raises(EmbeddingValueError, match=message):
+            cache.bag(slide, wanted)
 
 
 def test_the_bags_of_the_next_steps_are_read_while_one_is_at_work(make_stores: MakeStores) -> None:
