@@ -96,7 +96,7 @@ class BagPart:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the whole bag, values and places."""
+        """Memory of its values and places when they are read."""
         return len(self) * int(self.rows.data.shape[1]) * 4 + self.coords.nbytes
 
     def values(self, wanted: NDArray[np.int64] | None = None) -> NDArray[np.float32]:

@@ -30,6 +30,8 @@ def create_viewer(
 ) -> Viewer:
     """Return a napari viewer with a slide, its heatmap if `store` has one, and a scale bar.
 
+    Whether it reads off the window's thread, napari's settings say, or ``NAPARI_ASYNC``.
+
     Parameters
     ----------
     path
@@ -81,7 +83,7 @@ def view(path: str | Path, store: str | Path | None = None, *, mpp: float | None
     """Open napari as :func:`create_viewer` does, and return when the window is closed.
 
     It reads off the window's thread unless ``NAPARI_ASYNC=0`` is set: panning blocks the window
-    several times less. Not by napari's settings, which are the user's and would keep it.
+    several times less. napari's settings are not touched: they are the user's and would keep it.
     """
     os.environ.setdefault("NAPARI_ASYNC", "1")
     create_viewer(path, store, mpp=mpp)
